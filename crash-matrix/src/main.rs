@@ -1,0 +1,2 @@
+//! crash-matrix.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `handoffctl`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Replace the binary of a running, stateful server while clients keep their connections.

@@ -1,0 +1,1 @@
+//! Process trees that contain and reap what they start.

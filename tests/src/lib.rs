@@ -1,0 +1,1 @@
+//! Rig, clients and histories for the cross-crate tests.
