@@ -1,0 +1,8 @@
+//! The three roles as pure state machines, and the one way to find out where everything stands.
+
+mod step;
+
+pub use step::{
+    Command, Effect, Effects, Ended, Ending, Facts, Hook, Input, ListenerSet, Machine, Outcome, Peer, Report, Step,
+    Timer, Upgrade, Violation, times,
+};

@@ -1,0 +1,35 @@
+//! The trait a server implements to hand over: drain, seal, resume, retire.
+
+use super::HookResult;
+use super::context::{Disk, DrainReport};
+use super::parked::Parked;
+use super::tenure::{SealGuard, Sealed, Tenure};
+use crate::ids::Digest;
+use std::future::Future;
+use std::time::Duration;
+
+/// A server that serves.
+pub trait Incumbent: Sized + Send + 'static {
+    /// Prepares for the seal while serving on: flushes until little dirty data is left, puts off compaction until
+    /// `resume` or `retire`, says goodbye only to what cannot be parked. Waits for nothing that can be parked.
+    /// May be cancelled at any await; then `resume` is called.
+    fn drain(&mut self, grace: Duration) -> impl Future<Output = HookResult<DrainReport>> + Send;
+
+    /// Stops being a writer. When it is called the accept gate is closed and no accept is in flight. Stops reading
+    /// at a message boundary, stops the writers (forked ones too), flushes and fsyncs, and gives the digest of the
+    /// data with the parked connections to `guard.complete`, the only way to a [`Sealed`]. Answers nothing from
+    /// here on, reads included. On an error everything must still be as before for `resume` to go on.
+    fn seal(&mut self, guard: SealGuard) -> impl Future<Output = HookResult<Sealed>> + Send;
+
+    /// The digest of what is on disk now, under owner.lock. Called before a sealed server resumes: a digest other
+    /// than the sealed one means that somebody else wrote.
+    fn verify(&mut self, disk: Disk) -> impl Future<Output = HookResult<Digest>> + Send;
+
+    /// Serves on: after a seal with the connections it had parked and a new tenure; after a drain that was
+    /// cancelled, or a failed seal, with none and the old epoch.
+    fn resume(&mut self, tenure: Tenure, parked: Vec<Parked>) -> impl Future<Output = HookResult<()>> + Send;
+
+    /// Leaves. After a handover its connections are the successor's; at a stop (SIGTERM) nothing was sealed: stop
+    /// accepting, finish what is being answered within the grace, flush, return.
+    fn retire(self, grace: Duration) -> impl Future<Output = HookResult<()>> + Send;
+}

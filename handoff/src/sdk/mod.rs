@@ -1,0 +1,5 @@
+//! What a server author uses: two traits, one entry point.
+
+mod context;
+mod incumbent;
+mod successor;

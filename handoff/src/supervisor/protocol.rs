@@ -1,0 +1,77 @@
+//! The operator socket, `<run>/control.sock`: one JSON object a line, at most 64 KiB each way.
+//!
+//! A client sends one [`Request`] and reads [`Reply`] lines until the final one; then either side closes. The
+//! socket is 0600 and peers are checked by uid. It is not a stable interface: programs use `handoffctl --format json`.
+
+use super::report::{HandoffReport, StatusReport};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The longest line either side accepts, in bytes.
+pub const MAX_LINE: usize = 64 * 1024;
+
+/// What an operator asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Replace the server. Phases follow as they happen, then the result.
+    Upgrade {
+        /// Absolute path of the new program; `None`: PROGRAM of `run`, resolved again.
+        binary: Option<PathBuf>,
+        /// Time for the drain hook.
+        drain_grace_ms: u64,
+        /// Longest time from seal to start.
+        freeze_budget_ms: u64,
+        /// Time for the whole handoff, waiting for an open recovery included.
+        deadline_ms: u64,
+    },
+    /// Abort the open handoff.
+    Abort,
+    /// How everything stands.
+    Status,
+}
+
+/// What the supervisor answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// The upgrade entered a phase (not final).
+    Phase {
+        /// Its name.
+        phase: String,
+        /// Milliseconds since the request.
+        at_ms: f64,
+        /// What is going on, for people.
+        note: String,
+    },
+    /// The upgrade ended (final).
+    Result {
+        /// The result.
+        report: Box<HandoffReport>,
+    },
+    /// Another upgrade is running (final).
+    Busy {
+        /// The open handoff.
+        handoff_id: String,
+    },
+    /// The abort was taken: the handoff will end aborted unless the successor claims first (final).
+    Aborting {
+        /// The handoff.
+        handoff_id: String,
+    },
+    /// There is nothing to abort, or it is too late (final).
+    NothingToAbort {
+        /// Which of the two.
+        why: String,
+    },
+    /// The status (final).
+    Status {
+        /// The status.
+        status: Box<StatusReport>,
+    },
+    /// The request could not be read or carried out (final).
+    Error {
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
