@@ -72,6 +72,13 @@ pub enum Record {
 }
 
 impl Record {
+    /// Whether the step after it may not be taken when it could not be written. The others are history: a full disk
+    /// under the run dir must not stop a service, it is logged and shown by `status`.
+    #[must_use]
+    pub fn is_essential(&self) -> bool {
+        matches!(self, Record::Intent { .. })
+    }
+
     /// The name in crash points and on the screen.
     #[must_use]
     pub fn name(&self) -> &'static str {

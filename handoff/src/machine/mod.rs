@@ -1,7 +1,9 @@
 //! The three roles as pure state machines, and the one way to find out where everything stands.
 
+mod incumbent;
 mod step;
 
+pub use incumbent::Incumbent;
 pub use step::{
     Command, Effect, Effects, Ended, Ending, Facts, Hook, Input, ListenerSet, Machine, Outcome, Peer, Report, Step,
     Timer, Upgrade, Violation, times,

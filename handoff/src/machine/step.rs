@@ -229,6 +229,9 @@ pub enum Effect {
     Send(Peer, Stamped),
     /// Let go of everything that has to do with the peer: channel, process handle, container.
     Forget(Peer),
+    /// S: the channel broke while the peer lives: connect to its control socket and send Adopt. Its answer arrives as
+    /// `Received(Adopted)`; when it cannot be reached at all, nothing comes (timers decide). No-op for an instance.
+    Reconnect(Peer),
     /// Start a timer anew.
     Arm(Timer, Duration),
     /// Stop a timer: it will not be delivered any more.
@@ -347,6 +350,8 @@ pub mod times {
     pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
     /// Serving this long makes earlier crashes forgotten.
     pub const HEALTHY: Duration = Duration::from_secs(30);
+    /// An instance that was asked to stop (SIGTERM) leaves within this.
+    pub const STOP: Duration = Duration::from_secs(10);
     /// A retiring generation is ended this long after its grace.
     pub const RETIRE_SLACK: Duration = Duration::from_secs(5);
 }
@@ -364,6 +369,7 @@ impl Effect {
             Effect::SyncClaim(_) => "sync_claim".into(),
             Effect::Send(_, frame) => format!("send.{}", frame.message.name()),
             Effect::Forget(peer) => format!("forget.{}", peer.name()),
+            Effect::Reconnect(peer) => format!("reconnect.{}", peer.name()),
             Effect::Arm(timer, _) => format!("arm.{}", timer.name()),
             Effect::Disarm(timer) => format!("disarm.{}", timer.name()),
             Effect::Spawn(peer, _) => format!("spawn.{}", peer.name()),
