@@ -1,10 +1,14 @@
 //! The three roles as pure state machines, and the one way to find out where everything stands.
 
 mod incumbent;
+mod instance;
 mod step;
+mod successor;
 
 pub use incumbent::Incumbent;
+pub use instance::Instance;
 pub use step::{
     Command, Effect, Effects, Ended, Ending, Facts, Hook, Input, ListenerSet, Machine, Outcome, Peer, Report, Step,
     Timer, Upgrade, Violation, times,
 };
+pub use successor::Successor;

@@ -336,41 +336,4 @@ impl Message {
             Message::End { .. } => "End",
         }
     }
-
-    /// The type number on the wire. Never reused, never changed.
-    #[must_use]
-    pub fn kind(&self) -> u16 {
-        match self {
-            Message::Hello(_) => 1,
-            Message::HelloAck(_) => 2,
-            Message::Refused(_) => 3,
-            Message::Warmed { .. } => 4,
-            Message::PrepareHandoff { .. } => Message::PREPARE_KIND,
-            Message::Drained { .. } => 6,
-            Message::SealRequest => 7,
-            Message::SealProgress { .. } => 8,
-            Message::Heartbeat { .. } => 9,
-            Message::SealComplete { .. } => 10,
-            Message::SealFailed { .. } => 11,
-            Message::Begin { .. } => 12,
-            Message::Ready { .. } => 13,
-            Message::Commit => 14,
-            Message::Started => 15,
-            Message::Active { .. } => 16,
-            Message::Retire { .. } => 17,
-            Message::Resolve => 18,
-            Message::Resumed { .. } => 19,
-            Message::Retiring => 20,
-            Message::Abort { .. } => 21,
-            Message::Adopt { .. } => 22,
-            Message::Adopted { .. } => 23,
-            Message::Parked { .. } => 24,
-            Message::ParkedMore { .. } => 25,
-            Message::ParkedAck { .. } => 26,
-            Message::End { .. } => 27,
-        }
-    }
-
-    /// [`Message::kind`] of `PrepareHandoff`, for the refusal of one that is no longer at hand.
-    pub(crate) const PREPARE_KIND: u16 = 5;
 }

@@ -6,7 +6,7 @@ mod rows;
 
 use super::step::{Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
-use crate::wire::{Message, Refused, Standing, Strategy};
+use crate::wire::{PREPARE_HANDOFF, Message, Refused, Standing, Strategy};
 use std::time::Duration;
 
 /// The incumbent's machine.
@@ -352,7 +352,7 @@ impl Incumbent {
     }
 
     fn refuse_prepare(&self, handoff: HandoffId, epoch: Epoch, why: String) -> Effect {
-        let what = Message::PREPARE_KIND;
+        let what = PREPARE_HANDOFF;
         Effect::send(Peer::Supervisor, handoff, epoch, Message::Refused(Refused { what, why }))
     }
 

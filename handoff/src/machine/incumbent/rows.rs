@@ -3,7 +3,7 @@
 use super::{Event, Incumbent, Open, Stage, State, Trail};
 use crate::ids::{Digest, Epoch, HandoffId};
 use crate::machine::step::{Effect, Effects, Ending, Hook, Peer, Step, Timer, times};
-use crate::wire::{Message, Refused, Strategy};
+use crate::wire::{PREPARE_HANDOFF, Message, Refused, Strategy};
 use std::time::Duration;
 
 /// The events that a row has no use for, spelled out so that a new one must be considered in every row.
@@ -59,7 +59,7 @@ impl Incumbent {
                 // nothing was begun but the proposal
                 self.refused = open.handoff;
                 self.state = State::Active { epoch: open.base };
-                let what = Message::PREPARE_KIND;
+                let what = PREPARE_HANDOFF;
                 vec![
                     self.say(&open, Message::Refused(Refused { what, why: format!("no proposal: {why}") })),
                     Effect::Forget(Peer::Successor),
@@ -95,7 +95,7 @@ impl Incumbent {
             Event::Failed(Step::Propose, why) if overlap => {
                 self.refused = open.handoff;
                 self.state = State::Active { epoch: open.base };
-                let what = Message::PREPARE_KIND;
+                let what = PREPARE_HANDOFF;
                 vec![
                     self.say(&open, Message::Refused(Refused { what, why: format!("no proposal: {why}") })),
                     Effect::Forget(Peer::Successor),

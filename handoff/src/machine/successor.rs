@@ -1,0 +1,637 @@
+//! N: the server that shall take over, and X: the one that starts where nobody serves.
+//!
+//! Until its claim it writes nothing; deciding and beginning to serve are one step.
+
+use super::step::{Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times};
+use crate::ids::{Digest, Epoch, HandoffId, InstanceId, ListenerName};
+use crate::wire::{Hello, HelloAck, Message, Refused, Standing, Strategy};
+use std::time::Duration;
+
+/// The successor's machine, and the cold-started server's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Successor {
+    hello: Box<Hello>,
+    lease: Duration,
+    state: State,
+}
+
+/// A handoff in which N shall take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Open {
+    handoff: HandoffId,
+    base: Epoch,
+    incumbent: InstanceId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// N: before Start.
+    New,
+    /// N: Hello is sent.
+    Greeting,
+    /// N: the warm hook runs.
+    Warming { open: Open },
+    /// N: loaded, follows the log.
+    Warm { open: Open },
+    /// N: told Begin.
+    Opening { open: Open, work: Work, lost: bool },
+    /// N: everything is there but the permission to claim.
+    Ready { open: Open, lost: bool },
+    /// N: the claim is being asked for.
+    Claiming { open: Open },
+    /// N: owns the epoch; the serve hook runs.
+    Starting { open: Open, epoch: Epoch },
+    /// X: one step after the other.
+    Cold { stage: Cold },
+    /// Serves: from here on it is an incumbent.
+    Serving { epoch: Epoch },
+    Finished,
+}
+
+/// What Opening has to bring together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Work {
+    sealed: Option<Digest>,
+    locked: bool,
+    opened: Option<bool>,
+    received: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Cold {
+    New,
+    Locking,
+    Warming { highest: Epoch },
+    Opening { highest: Epoch },
+    Claiming { epoch: Epoch },
+    Starting { epoch: Epoch },
+}
+
+/// What N and X can be told, sorted.
+#[derive(Clone, Debug)]
+enum Event {
+    Start,
+    Ack { handoff: HandoffId, epoch: Epoch, ack: HelloAck },
+    Begin { digest: Option<Digest> },
+    Commit,
+    Abort { reason: String },
+    /// The supervisor refused something: whatever it was, N goes.
+    Refused { why: String },
+    Alive,
+    Adopt,
+    SupervisorLost,
+    LeaseOver,
+    DeadlineOver,
+    SelfCommit,
+    Warmed(Result<(String, u64), String>),
+    Opened(Result<(Digest, Epoch, bool), String>),
+    ReceiveDone(Result<u64, String>),
+    Served(Result<(), String>),
+    Locked { highest: Option<(Epoch, InstanceId)> },
+    Claimed(Epoch, Option<InstanceId>),
+    Failed(Step, String),
+    Stop,
+    /// The transfer channel ended: the receive hook has noticed too.
+    TransferEnded,
+    Alien,
+}
+
+impl Successor {
+    /// An instance that was started to take over.
+    #[must_use]
+    pub fn successor(hello: Hello) -> Self {
+        Self { hello: Box::new(hello), lease: times::LEASE, state: State::New }
+    }
+
+    /// An instance that was started where nobody serves.
+    #[must_use]
+    pub fn cold(hello: Hello) -> Self {
+        Self { hello: Box::new(hello), lease: times::LEASE, state: State::Cold { stage: Cold::New } }
+    }
+
+    /// The epoch under which it serves, once it does.
+    #[must_use]
+    pub fn serving(&self) -> Option<Epoch> {
+        if let State::Serving { epoch } = self.state { Some(epoch) } else { None }
+    }
+
+    /// The epoch it owns or, before that, the epoch of the incumbent.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match &self.state {
+            State::New | State::Greeting | State::Finished => self.hello.epoch,
+            State::Warming { open }
+            | State::Warm { open }
+            | State::Opening { open, .. }
+            | State::Ready { open, .. }
+            | State::Claiming { open } => open.base,
+            State::Starting { epoch, .. } | State::Serving { epoch } => *epoch,
+            State::Cold { stage } => match stage {
+                Cold::New | Cold::Locking => self.hello.epoch,
+                Cold::Warming { highest } | Cold::Opening { highest } => *highest,
+                Cold::Claiming { epoch } | Cold::Starting { epoch } => *epoch,
+            },
+        }
+    }
+
+    /// The handoff it shall take over in.
+    #[must_use]
+    pub fn handoff(&self) -> Option<HandoffId> {
+        self.open().map(|open| open.handoff)
+    }
+
+    /// Whether it was started as a successor (and not cold).
+    #[must_use]
+    pub fn is_successor(&self) -> bool {
+        !matches!(self.state, State::Cold { .. })
+    }
+
+    /// Its lease, as the supervisor gave it.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// How it stands, for a supervisor that asks.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match &self.state {
+            State::New | State::Greeting | State::Warming { .. } | State::Warm { .. } => Standing::Warming,
+            State::Opening { .. } | State::Ready { .. } => Standing::Opening,
+            State::Claiming { .. } | State::Starting { .. } => Standing::Claimed,
+            State::Cold { stage: Cold::Claiming { .. } | Cold::Starting { .. } } => Standing::Claimed,
+            State::Cold { .. } => Standing::Starting,
+            State::Serving { .. } => Standing::Active,
+            State::Finished => Standing::Retiring,
+        }
+    }
+
+    /// Name of the state, for traces and tables.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match &self.state {
+            State::New => "New",
+            State::Greeting => "Greeting",
+            State::Warming { .. } => "Warming",
+            State::Warm { .. } => "Warm",
+            State::Opening { lost: false, .. } => "Opening",
+            State::Opening { lost: true, .. } => "Opening (S lost)",
+            State::Ready { lost: false, .. } => "Ready",
+            State::Ready { lost: true, .. } => "Ready (S lost)",
+            State::Claiming { .. } => "Claiming",
+            State::Starting { .. } => "Starting",
+            State::Cold { stage: Cold::New } => "Cold",
+            State::Cold { stage: Cold::Locking } => "Cold (locking)",
+            State::Cold { stage: Cold::Warming { .. } } => "Cold (warming)",
+            State::Cold { stage: Cold::Opening { .. } } => "Cold (opening)",
+            State::Cold { stage: Cold::Claiming { .. } } => "Cold (claiming)",
+            State::Cold { stage: Cold::Starting { .. } } => "Cold (starting)",
+            State::Serving { .. } => "Serving",
+            State::Finished => "Finished",
+        }
+    }
+
+    fn open(&self) -> Option<Open> {
+        match &self.state {
+            State::Warming { open }
+            | State::Warm { open }
+            | State::Opening { open, .. }
+            | State::Ready { open, .. }
+            | State::Claiming { open }
+            | State::Starting { open, .. } => Some(*open),
+            State::New | State::Greeting | State::Cold { .. } | State::Serving { .. } | State::Finished => None,
+        }
+    }
+
+    fn sort(&self, input: Input) -> Event {
+        match input {
+            Input::Start => Event::Start,
+            Input::Received(Peer::Supervisor, frame) => {
+                let ours = self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
+                match frame.message {
+                    Message::HelloAck(ack) => Event::Ack { handoff: frame.handoff, epoch: frame.epoch, ack },
+                    Message::Begin { digest } if ours => Event::Begin { digest },
+                    Message::Commit if ours => Event::Commit,
+                    Message::Abort { reason } if ours => Event::Abort { reason },
+                    Message::Refused(Refused { why, .. }) => Event::Refused { why },
+                    Message::Heartbeat { .. } => Event::Alive,
+                    Message::Adopt { .. } => Event::Adopt,
+                    Message::Begin { .. }
+                    | Message::Commit
+                    | Message::Abort { .. }
+                    | Message::Hello(_)
+                    | Message::Warmed { .. }
+                    | Message::PrepareHandoff { .. }
+                    | Message::Drained { .. }
+                    | Message::SealRequest
+                    | Message::SealProgress { .. }
+                    | Message::SealComplete { .. }
+                    | Message::SealFailed { .. }
+                    | Message::Ready { .. }
+                    | Message::Started
+                    | Message::Active { .. }
+                    | Message::Retire { .. }
+                    | Message::Resolve
+                    | Message::Resumed { .. }
+                    | Message::Retiring
+                    | Message::Adopted { .. }
+                    | Message::Parked { .. }
+                    | Message::ParkedMore { .. }
+                    | Message::ParkedAck { .. }
+                    | Message::End { .. } => Event::Alien,
+                }
+            }
+            Input::Closed(Peer::Supervisor) => Event::SupervisorLost,
+            Input::Closed(Peer::Incumbent) => Event::TransferEnded,
+            Input::Received(Peer::Incumbent | Peer::Successor | Peer::Retiring(_), _)
+            | Input::Closed(Peer::Successor | Peer::Retiring(_))
+            | Input::Exited(_)
+            | Input::Gone(_) => Event::Alien,
+            Input::Expired(Timer::Lease) => Event::LeaseOver,
+            Input::Expired(Timer::Deadline) => Event::DeadlineOver,
+            Input::Expired(Timer::SelfCommit) => Event::SelfCommit,
+            Input::Expired(
+                Timer::Drain
+                | Timer::Freeze
+                | Timer::Started
+                | Timer::Active
+                | Timer::Silent
+                | Timer::Backoff
+                | Timer::Healthy
+                | Timer::Retire(_)
+                | Timer::Grace
+                | Timer::ColdStart,
+            ) => Event::Alien,
+            Input::Done(hook, result) => match hook {
+                Hook::Warm => Event::Warmed(result.and_then(|report| match report {
+                    Report::Warmed { loaded, revision } => Ok((loaded, revision)),
+                    other => Err(format!("the warm hook reported {other:?}")),
+                })),
+                Hook::Open => Event::Opened(result.and_then(|report| match report {
+                    Report::Opened { digest, data_epoch, healthy } => Ok((digest, data_epoch, healthy)),
+                    other => Err(format!("the open hook reported {other:?}")),
+                })),
+                Hook::Receive => Event::ReceiveDone(result.and_then(|report| match report {
+                    Report::Received { connections } => Ok(connections),
+                    other => Err(format!("the transfer reported {other:?}")),
+                })),
+                Hook::Serve => Event::Served(result.map(drop)),
+                Hook::Drain | Hook::Seal | Hook::HandOver | Hook::Verify | Hook::Resume | Hook::Retire => Event::Alien,
+            },
+            Input::Locked { highest } => Event::Locked { highest },
+            Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),
+            Input::Failed(step, why) => Event::Failed(step, why),
+            Input::Command(Command::Stop) => Event::Stop,
+            Input::Command(Command::Start | Command::Upgrade(_) | Command::Abort) => Event::Alien,
+        }
+    }
+
+    /// The one place that decides what happens with what a state has no use for: nothing but a trace.
+    fn violation(&self, event: &Event) -> Effects {
+        let violation = Violation { state: self.state_name(), input: format!("{event:?}") };
+        #[cfg(feature = "system")]
+        tracing::debug!(target: "handoff.violation", role = "N", %violation);
+        #[cfg(not(feature = "system"))]
+        drop(violation);
+        Vec::new()
+    }
+
+    fn say(&self, open: &Open, message: Message) -> Effect {
+        Effect::send(Peer::Supervisor, open.handoff, open.base, message)
+    }
+
+    fn hello(&self) -> Effect {
+        Effect::send(Peer::Supervisor, HandoffId::NIL, self.hello.epoch, Message::Hello(self.hello.clone()))
+    }
+
+    /// Leaves without having touched anything, and says why if anybody listens.
+    fn leave(&mut self, why: String) -> Effects {
+        let open = self.open();
+        self.state = State::Finished;
+        let mut effects = Vec::new();
+        let (handoff, epoch) = open.map_or((HandoffId::NIL, self.hello.epoch), |open| (open.handoff, open.base));
+        effects.push(Effect::send(
+            Peer::Supervisor,
+            handoff,
+            epoch,
+            Message::Refused(Refused { what: 0, why: why.clone() }),
+        ));
+        effects.push(Effect::Finish(Ending::Untouched(why)));
+        effects
+    }
+
+    fn give_up(&mut self, why: String) -> Effects {
+        self.state = State::Finished;
+        vec![Effect::Finish(Ending::GaveUp(why))]
+    }
+
+    fn adopted(&self) -> Effect {
+        let open = self.open();
+        let handoff = open.map_or(HandoffId::NIL, |open| open.handoff);
+        let peer = open.map_or(InstanceId::NIL, |open| open.incumbent);
+        let epoch = open.map_or(self.epoch(), |open| open.base);
+        let message = Message::Adopted { standing: self.standing(), epoch, handoff, peer };
+        Effect::send(Peer::Supervisor, handoff, epoch, message)
+    }
+
+    /// Ready as soon as the data and the connections are there.
+    fn opening(&mut self, open: Open, work: Work, lost: bool) -> Effects {
+        let overlap = self.hello.strategy == Strategy::Overlap;
+        let (Some(healthy), Some(connections)) = (work.opened, work.received) else {
+            self.state = State::Opening { open, work, lost };
+            return Vec::new();
+        };
+        self.state = State::Ready { open, lost };
+        let ready = Message::Ready {
+            digest: if overlap { None } else { work.sealed },
+            listeners: self.listeners(),
+            healthy,
+            connections,
+        };
+        let mut effects = vec![self.say(&open, ready)];
+        if lost {
+            effects.push(Effect::Arm(Timer::SelfCommit, times::SELF_COMMIT));
+        }
+        effects
+    }
+
+    fn listeners(&self) -> Vec<ListenerName> {
+        self.hello.listeners.clone()
+    }
+
+    fn claim(&mut self, open: Open) -> Effects {
+        self.state = State::Claiming { open };
+        vec![Effect::Disarm(Timer::SelfCommit), Effect::Disarm(Timer::Lease), Effect::Claim(open.base.next())]
+    }
+
+    fn serve(&mut self, epoch: Epoch, handoff: HandoffId, base: Epoch) -> Effects {
+        self.state = State::Serving { epoch };
+        vec![
+            Effect::send(Peer::Supervisor, handoff, base, Message::Active { epoch }),
+            Effect::Forget(Peer::Incumbent),
+            Effect::Tidy,
+        ]
+    }
+}
+
+/// The events that a row has no use for, spelled out so that a new one must be considered in every row.
+macro_rules! rest {
+    ($($name:ident),+ $(,)?) => { $(Event::$name { .. })|+ };
+}
+
+impl Machine for Successor {
+    fn handle(&mut self, input: Input) -> Effects {
+        let event = self.sort(input);
+        match self.state.clone() {
+            State::New => match event {
+                Event::Start => {
+                    self.state = State::Greeting;
+                    vec![self.hello(), Effect::Arm(Timer::Lease, self.lease)]
+                }
+                event @ rest!(
+                    Ack, Begin, Commit, Abort, Refused, Alive, Adopt, SupervisorLost, LeaseOver, DeadlineOver,
+                    SelfCommit, Warmed, Opened, ReceiveDone, Served, Locked, Claimed, Failed, Stop, TransferEnded,
+                    Alien
+                ) => self.violation(&event),
+            },
+            State::Greeting => match event {
+                Event::Ack { handoff, epoch, ack } => {
+                    self.lease = Duration::from_millis(ack.lease_ms.into());
+                    let open = Open { handoff, base: epoch, incumbent: ack.incumbent };
+                    self.state = State::Warming { open };
+                    vec![
+                        Effect::Arm(Timer::Lease, self.lease),
+                        Effect::Arm(Timer::Deadline, Duration::from_millis(ack.deadline_ms.into())),
+                        Effect::Call(Hook::Warm),
+                    ]
+                }
+                Event::SupervisorLost | Event::LeaseOver => self.leave("the supervisor is gone".into()),
+                Event::Refused { why } => self.leave(format!("refused by the supervisor: {why}")),
+                Event::Stop => self.leave("asked to stop".into()),
+                Event::Alive | Event::Adopt => vec![Effect::Arm(Timer::Lease, self.lease)],
+                event @ rest!(
+                    Start, Begin, Commit, Abort, DeadlineOver, SelfCommit, Warmed, Opened, ReceiveDone, Served,
+                    Locked, Claimed, Failed, TransferEnded, Alien
+                ) => self.violation(&event),
+            },
+            State::Warming { open } => match event {
+                Event::Warmed(Ok((loaded, revision))) => {
+                    self.state = State::Warm { open };
+                    vec![Effect::Propose, self.say(&open, Message::Warmed { loaded, revision })]
+                }
+                Event::Warmed(Err(why)) => self.leave(format!("warm: {why}")),
+                Event::SupervisorLost | Event::LeaseOver => self.leave("the supervisor is gone".into()),
+                Event::Abort { reason } => self.leave(format!("aborted: {reason}")),
+                Event::Refused { why } => self.leave(format!("refused by the supervisor: {why}")),
+                Event::DeadlineOver => self.leave("the deadline is over before Begin".into()),
+                Event::Stop => self.leave("asked to stop".into()),
+                Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
+                Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
+                event @ rest!(
+                    Start, Ack, Begin, Commit, SelfCommit, Opened, ReceiveDone, Served, Locked, Claimed, Failed,
+                    TransferEnded, Alien
+                ) => self.violation(&event),
+            },
+            State::Warm { open } => match event {
+                Event::Begin { digest } => {
+                    let overlap = self.hello.strategy == Strategy::Overlap;
+                    let received = if overlap { Some(0) } else { None };
+                    let work = Work { sealed: digest, locked: overlap, opened: None, received };
+                    self.state = State::Opening { open, work, lost: false };
+                    let mut effects = vec![Effect::Disarm(Timer::Deadline), Effect::Arm(Timer::Lease, self.lease)];
+                    if overlap {
+                        effects.push(Effect::Call(Hook::Open));
+                    } else {
+                        effects.extend([Effect::Call(Hook::Receive), Effect::Lock(Some(times::LOCK))]);
+                    }
+                    effects
+                }
+                Event::SupervisorLost | Event::LeaseOver => self.leave("the supervisor is gone".into()),
+                Event::Abort { reason } => self.leave(format!("aborted: {reason}")),
+                Event::Refused { why } => self.leave(format!("refused by the supervisor: {why}")),
+                Event::Failed(Step::Propose, why) => self.leave(format!("no proposal: {why}")),
+                Event::DeadlineOver => self.leave("the deadline is over before Begin".into()),
+                Event::Stop => self.leave("asked to stop".into()),
+                Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
+                Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
+                event @ rest!(
+                    Start, Ack, Commit, SelfCommit, Warmed, Opened, ReceiveDone, Served, Locked, Claimed, Failed,
+                    TransferEnded, Alien
+                ) => self.violation(&event),
+            },
+            State::Opening { open, mut work, lost } => match event {
+                Event::Locked { highest } if highest.is_some_and(|(top, _)| top > open.base) => {
+                    self.leave("the incumbent has taken the next epoch".into())
+                }
+                Event::Locked { .. } => {
+                    work.locked = true;
+                    self.state = State::Opening { open, work, lost };
+                    vec![Effect::Call(Hook::Open)]
+                }
+                Event::Opened(Ok((digest, _, healthy))) => match &work.sealed {
+                    Some(sealed) if *sealed != digest => {
+                        self.leave(format!("digest differs: sealed {sealed}, loaded {digest}"))
+                    }
+                    Some(_) | None => {
+                        work.opened = Some(healthy);
+                        self.opening(open, work, lost)
+                    }
+                },
+                Event::ReceiveDone(Ok(connections)) => {
+                    work.received = Some(connections);
+                    self.opening(open, work, lost)
+                }
+                Event::Opened(Err(why)) => self.leave(format!("open: {why}")),
+                Event::ReceiveDone(Err(why)) => self.leave(format!("connections: {why}")),
+                Event::Failed(Step::Lock, why) => self.leave(format!("owner.lock: {why}")),
+                // noted; what was begun is finished, for the incumbent may be gone too
+                Event::SupervisorLost | Event::LeaseOver => {
+                    self.state = State::Opening { open, work, lost: true };
+                    Vec::new()
+                }
+                Event::Adopt => {
+                    self.state = State::Opening { open, work, lost: false };
+                    vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)]
+                }
+                Event::Abort { reason } => self.leave(format!("aborted: {reason}")),
+                Event::Refused { why } => self.leave(format!("refused by the supervisor: {why}")),
+                Event::Stop => self.leave("asked to stop".into()),
+                Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
+                Event::TransferEnded => Vec::new(),
+                event @ rest!(
+                    Start, Ack, Begin, Commit, DeadlineOver, SelfCommit, Warmed, Served, Claimed, Failed, Alien
+                ) => self.violation(&event),
+            },
+            State::Ready { open, lost } => match event {
+                Event::Commit => self.claim(open),
+                Event::SelfCommit if lost => self.claim(open),
+                Event::SupervisorLost | Event::LeaseOver if !lost => {
+                    self.state = State::Ready { open, lost: true };
+                    vec![Effect::Arm(Timer::SelfCommit, times::SELF_COMMIT)]
+                }
+                Event::Adopt => {
+                    self.state = State::Ready { open, lost: false };
+                    vec![Effect::Disarm(Timer::SelfCommit), self.adopted(), Effect::Arm(Timer::Lease, self.lease)]
+                }
+                Event::Abort { reason } => self.leave(format!("aborted: {reason}")),
+                Event::Refused { why } => self.leave(format!("refused by the supervisor: {why}")),
+                Event::Stop => self.leave("asked to stop".into()),
+                Event::Alive if !lost => vec![Effect::Arm(Timer::Lease, self.lease)],
+                Event::Alive | Event::SupervisorLost | Event::LeaseOver | Event::SelfCommit | Event::TransferEnded => {
+                    Vec::new()
+                }
+                event @ rest!(
+                    Start, Ack, Begin, DeadlineOver, Warmed, Opened, ReceiveDone, Served, Locked, Claimed, Failed,
+                    Alien
+                ) => self.violation(&event),
+            },
+            State::Claiming { open } => match event {
+                Event::Claimed(epoch, Some(owner)) if epoch == open.base.next() && owner == self.hello.instance => {
+                    self.state = State::Starting { open, epoch };
+                    vec![
+                        Effect::SyncClaim(epoch),
+                        Effect::send(Peer::Incumbent, open.handoff, open.base, Message::Started),
+                        Effect::Call(Hook::Serve),
+                    ]
+                }
+                Event::Claimed(epoch, Some(owner)) => self.leave(format!("epoch {epoch} belongs to {owner}")),
+                Event::Claimed(epoch, None) => self.leave(format!("no claim of epoch {epoch}: the handoff is over")),
+                Event::Failed(Step::Claim, why) => self.give_up(format!("claim: {why}")),
+                Event::Adopt => vec![self.adopted()],
+                // decided already, or in the hands of the file system
+                Event::SupervisorLost
+                | Event::LeaseOver
+                | Event::SelfCommit
+                | Event::Commit
+                | Event::Alive
+                | Event::TransferEnded => Vec::new(),
+                Event::Stop => self.give_up("asked to stop".into()),
+                event @ rest!(
+                    Start, Ack, Begin, Abort, Refused, DeadlineOver, Warmed, Opened, ReceiveDone, Served, Locked,
+                    Failed, Alien
+                ) => self.violation(&event),
+            },
+            State::Starting { open, epoch } => match event {
+                Event::Served(Ok(())) => self.serve(epoch, open.handoff, open.base),
+                Event::Served(Err(why)) => self.give_up(format!("serve: {why}")),
+                Event::Failed(Step::SyncClaim, why) => self.give_up(format!("the claim is not durable: {why}")),
+                Event::Adopt => vec![self.adopted()],
+                Event::Stop => self.give_up("asked to stop".into()),
+                Event::SupervisorLost
+                | Event::LeaseOver
+                | Event::SelfCommit
+                | Event::Commit
+                | Event::Alive
+                | Event::TransferEnded => Vec::new(),
+                event @ rest!(
+                    Start, Ack, Begin, Abort, Refused, DeadlineOver, Warmed, Opened, ReceiveDone, Locked, Claimed,
+                    Failed, Alien
+                ) => self.violation(&event),
+            },
+            State::Cold { stage } => self.cold_on(stage, event),
+            State::Serving { .. } | State::Finished => self.violation(&event),
+        }
+    }
+}
+
+impl Successor {
+    /// X goes straight on, supervised or not: it holds owner.lock, and who else could serve is dead.
+    fn cold_on(&mut self, stage: Cold, event: Event) -> Effects {
+        let overlap = self.hello.strategy == Strategy::Overlap;
+        match (stage, event) {
+            (Cold::New, Event::Start) => {
+                self.state = State::Cold { stage: Cold::Locking };
+                vec![self.hello(), Effect::Lock(Some(times::LOCK))]
+            }
+            (Cold::Locking, Event::Locked { highest }) => {
+                let highest = highest.map_or(Epoch::ZERO, |(epoch, _)| epoch);
+                self.state = State::Cold { stage: Cold::Warming { highest } };
+                vec![Effect::Call(Hook::Warm)]
+            }
+            (Cold::Warming { highest }, Event::Warmed(Ok(_))) => {
+                self.state = State::Cold { stage: Cold::Opening { highest } };
+                vec![Effect::Call(Hook::Open)]
+            }
+            (Cold::Opening { highest }, Event::Opened(Ok((_, data_epoch, _)))) => {
+                let epoch = highest.max(data_epoch).next();
+                self.state = State::Cold { stage: Cold::Claiming { epoch } };
+                vec![Effect::Propose, Effect::Claim(epoch)]
+            }
+            (Cold::Claiming { epoch }, Event::Claimed(of, Some(owner)))
+                if of == epoch && owner == self.hello.instance =>
+            {
+                self.state = State::Cold { stage: Cold::Starting { epoch } };
+                vec![Effect::SyncClaim(epoch), Effect::Call(Hook::Serve)]
+            }
+            (Cold::Claiming { epoch }, Event::Claimed(_, owner)) => {
+                let whom = owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string());
+                self.leave(format!("epoch {epoch} belongs to {whom}"))
+            }
+            (Cold::Starting { epoch }, Event::Served(Ok(()))) => self.serve(epoch, HandoffId::NIL, epoch),
+            (Cold::Warming { .. }, Event::Warmed(Err(why))) => self.leave(format!("warm: {why}")),
+            (Cold::Opening { .. }, Event::Opened(Err(why))) => self.leave(format!("open: {why}")),
+            (Cold::Starting { .. }, Event::Served(Err(why))) => self.give_up(format!("serve: {why}")),
+            (_, Event::Failed(Step::Lock, why)) => self.leave(format!("owner.lock: {why}")),
+            (_, Event::Failed(step, why)) => self.give_up(format!("{step:?}: {why}")),
+            (_, Event::Refused { why }) => self.leave(format!("refused by the supervisor: {why}")),
+            (_, Event::Abort { reason }) => self.leave(format!("aborted: {reason}")),
+            (_, Event::Stop) => self.leave("asked to stop".into()),
+            (_, Event::Adopt) => vec![self.adopted()],
+            (_, Event::Ack { ack, .. }) => {
+                self.lease = Duration::from_millis(ack.lease_ms.into());
+                Vec::new()
+            }
+            (_, Event::SupervisorLost | Event::LeaseOver | Event::Alive) => Vec::new(),
+            (
+                _,
+                event @ rest!(
+                    Start, Begin, Commit, DeadlineOver, SelfCommit, Warmed, Opened, ReceiveDone, Served, Locked,
+                    Claimed, TransferEnded, Alien
+                ),
+            ) => {
+                let _ = overlap;
+                self.violation(&event)
+            }
+        }
+    }
+}
