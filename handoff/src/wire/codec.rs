@@ -10,7 +10,7 @@ use super::kind::{MAX_PARKED, number};
 use super::message::{Message, ParkedEntry, Standing};
 use super::text::{MAX_REASON, clip};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId, ListenerName, ShardDigest};
-use bincode::config::{Configuration, Fixint, LittleEndian, Limit};
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 
 /// Twice the longest input: list elements count by their size in memory, which may be more than their encoding.
 /// Decoding never allocates more than this, whatever the lengths in the input promise.
@@ -42,7 +42,8 @@ pub(crate) fn encode(value: impl bincode::Encode) -> Vec<u8> {
 
 /// The value that exactly these bytes encode. Memory is bounded by [`LIMIT`].
 pub(crate) fn decode<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<T, Undecodable> {
-    let (value, used) = bincode::decode_from_slice(bytes, CONFIG).map_err(|e| Undecodable::Wrong(e.to_string()))?;
+    let (value, used) =
+        bincode::decode_from_slice(bytes, CONFIG).map_err(|e| Undecodable::Wrong(e.to_string()))?;
     if used == bytes.len() { Ok(value) } else { Err(Undecodable::Trailing(bytes.len() - used)) }
 }
 
@@ -119,9 +120,16 @@ pub(super) fn message(kind: u16, payload: &[u8]) -> Result<Message, WireError> {
             Message::Warmed { loaded: from.text("what was loaded", loaded)?, revision }
         }
         number::PREPARE_HANDOFF => {
-            let (successor, deadline_ms, drain_grace_ms, freeze_budget_ms, connection_format) = from.decode()?;
+            let (successor, deadline_ms, drain_grace_ms, freeze_budget_ms, connection_format) =
+                from.decode()?;
             let successor = InstanceId(successor);
-            Message::PrepareHandoff { successor, deadline_ms, drain_grace_ms, freeze_budget_ms, connection_format }
+            Message::PrepareHandoff {
+                successor,
+                deadline_ms,
+                drain_grace_ms,
+                freeze_budget_ms,
+                connection_format,
+            }
         }
         number::DRAINED => Message::Drained { open: from.decode()? },
         number::SEAL_REQUEST => from.nothing(Message::SealRequest)?,
@@ -159,14 +167,22 @@ pub(super) fn message(kind: u16, payload: &[u8]) -> Result<Message, WireError> {
         number::ADOPT => Message::Adopt { generation: from.decode()? },
         number::ADOPTED => {
             let (standing, epoch, handoff, peer): (u8, u64, u128, u128) = from.decode()?;
-            let standing =
-                standing_of(standing).ok_or_else(|| from.wrong(format!("standing {standing} is not known")))?;
-            Message::Adopted { standing, epoch: Epoch(epoch), handoff: HandoffId(handoff), peer: InstanceId(peer) }
+            let standing = standing_of(standing)
+                .ok_or_else(|| from.wrong(format!("standing {standing} is not known")))?;
+            Message::Adopted {
+                standing,
+                epoch: Epoch(epoch),
+                handoff: HandoffId(handoff),
+                peer: InstanceId(peer),
+            }
         }
         number::PARKED => {
             let (first, entries): (u64, Vec<(u32, Vec<u8>)>) = from.decode()?;
             at_most(name, "the list of connections", entries.len(), MAX_DESCRIPTORS)?;
-            Message::Parked { first, entries: entries.into_iter().map(|e| from.entry(e)).collect::<Result<_, _>>()? }
+            Message::Parked {
+                first,
+                entries: entries.into_iter().map(|e| from.entry(e)).collect::<Result<_, _>>()?,
+            }
         }
         number::PARKED_MORE => {
             let (index, bytes) = from.decode()?;

@@ -31,7 +31,9 @@ const CRITICAL: u16 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// The header promises more than a frame may have. Nothing was allocated for it.
-    #[error("frame of {length} bytes: at most {MAX_FRAME} are allowed; the peer does not speak this protocol")]
+    #[error(
+        "frame of {length} bytes: at most {MAX_FRAME} are allowed; the peer does not speak this protocol"
+    )]
     Oversize {
         /// What it promises.
         length: u32,
@@ -99,7 +101,12 @@ impl Frame {
         let payload = codec::payload(message)?;
         let length = HEADER + payload.len();
         if length > MAX_FRAME {
-            return Err(WireError::Limit { message: message.name(), what: "the frame", size: length, max: MAX_FRAME });
+            return Err(WireError::Limit {
+                message: message.name(),
+                what: "the frame",
+                size: length,
+                max: MAX_FRAME,
+            });
         }
         let header = Header {
             // bounded by MAX_FRAME just above
@@ -262,7 +269,12 @@ impl Header {
     fn interpret(&self, payload: &[u8]) -> Result<Decoded, WireError> {
         let (handoff, epoch) = (self.handoff, self.epoch);
         let Some(message) = Message::name_of(self.kind) else {
-            return Ok(Decoded::Unknown { kind: self.kind, critical: self.flags & CRITICAL != 0, handoff, epoch });
+            return Ok(Decoded::Unknown {
+                kind: self.kind,
+                critical: self.flags & CRITICAL != 0,
+                handoff,
+                epoch,
+            });
         };
         if !Message::is_frozen_kind(self.kind) && !(version::MIN..=version::MAX).contains(&self.version) {
             return Err(WireError::Version { message, version: self.version });
