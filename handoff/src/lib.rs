@@ -1,5 +1,6 @@
 //! Replace the binary of a running, stateful server while clients keep their connections.
 
+pub mod claim;
 pub mod ids;
 pub mod journal;
 pub mod machine;
