@@ -1,1 +1,60 @@
 //! Process trees that contain and reap what they start.
+//!
+//! Every process started through a [`ProcessGroup`], and everything that process starts, lives in one container that can
+//! be found, signalled, frozen and ended as one. On Linux the container is a cgroup v2 directory; where none can be had it
+//! is a process group plus a walk over the descendants, and [`ProcessGroup::mechanism_reason`] says why.
+//!
+//! ```no_run
+//! use processkit::{Command, ProcessGroup};
+//!
+//! # async fn example() -> processkit::Result<()> {
+//! let group = ProcessGroup::new()?;
+//! let mut server = group.start(&Command::new("sleep").arg("1")).await?;
+//! let exit = server.exit().await?;
+//! assert!(exit.success());
+//! group.shutdown().await?; // TERM, grace, KILL; returns when the group is empty and its directory removed
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | noun |
+//! |---|---|
+//! | `command` | what to run: program, environment, descriptors |
+//! | `group` | the container and its owner's intent |
+//! | `launch` | from a command to a child |
+//! | `process` | one process: ours ([`RunningProcess`]) or somebody else's ([`Adopted`]) |
+//! | `containment` | how a container is made: cgroup v2, or process groups |
+//! | `ladder`, `exit`, `mechanism` | pure: no clock, no file, no syscall |
+//! | `reaper` | what happens after a drop: emptying, reaping, rmdir |
+//! | `sys` | the one door to the kernel with `unsafe` in it |
+//!
+//! Waits need a tokio runtime with I/O enabled (and time, for [`ProcessGroup::shutdown`]). Every wait is cancel safe.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("processkit is written for Linux");
+
+mod command;
+mod containment;
+mod error;
+mod exit;
+mod group;
+mod identity;
+mod ladder;
+mod launch;
+mod mechanism;
+mod process;
+mod reaper;
+mod signal;
+mod sys;
+mod watch;
+
+pub use command::{Command, Stdio};
+pub use error::{Error, Result};
+pub use exit::Exit;
+pub use group::{ProcessGroup, ProcessGroupOptions, sweep_leaked};
+pub use identity::{ProcessIdentity, identity_of};
+pub use mechanism::{Mechanism, MechanismReason};
+pub use process::{Adopted, RunningProcess, pidfd_open};
+pub use reaper::settled;
+pub use signal::Signal;
+pub use watch::{kill_by_fd, wait_empty_by_fd};

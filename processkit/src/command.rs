@@ -1,0 +1,277 @@
+//! What to run: a program, its environment and its descriptors.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a standard stream of the child goes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Stdio {
+    /// `/dev/null`.
+    Null,
+    /// The same as ours.
+    Inherit,
+    /// This descriptor.
+    Fd(Arc<OwnedFd>),
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Stdio::Fd(Arc::new(fd))
+    }
+}
+
+impl From<File> for Stdio {
+    fn from(file: File) -> Self {
+        OwnedFd::from(file).into()
+    }
+}
+
+/// A program to start. A value: cloning is cheap, nothing is looked up before the spawn.
+///
+/// The child gets exactly the descriptors named here: standard input (`/dev/null` unless asked otherwise), output and error
+/// (inherited), and those of [`pass_fd`](Command::pass_fd). It leads a process group of its own, has no signal blocked and
+/// the default action for every signal except those ignored here; SIGPIPE is never ignored.
+#[derive(Clone)]
+#[must_use = "a command does nothing until a group starts it"]
+pub struct Command {
+    pub(crate) program: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) environment: Environment,
+    pub(crate) streams: [Stdio; 3],
+    pub(crate) passed: BTreeMap<RawFd, Arc<OwnedFd>>,
+    pub(crate) file: Option<Arc<OwnedFd>>,
+    pub(crate) setsid: bool,
+}
+
+/// The environment as it differs from ours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment {
+    pub(crate) base: Base,
+    /// In effect over the base; `None` removes.
+    pub(crate) changes: BTreeMap<OsString, Option<OsString>>,
+    pub(crate) pid_variable: Option<OsString>,
+}
+
+/// What an environment starts from.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Base {
+    #[default]
+    Everything,
+    Nothing,
+    Only(Vec<OsString>),
+}
+
+impl Environment {
+    /// The variables at this moment, without the one for the pid.
+    pub(crate) fn resolve(&self) -> BTreeMap<OsString, OsString> {
+        let mut variables: BTreeMap<OsString, OsString> = match &self.base {
+            Base::Everything => std::env::vars_os().collect(),
+            Base::Nothing => BTreeMap::new(),
+            Base::Only(names) => {
+                names.iter().filter_map(|name| Some((name.clone(), std::env::var_os(name)?))).collect()
+            }
+        };
+        for (key, change) in &self.changes {
+            match change {
+                Some(value) => variables.insert(key.clone(), value.clone()),
+                None => variables.remove(key),
+            };
+        }
+        if let Some(key) = &self.pid_variable {
+            variables.remove(key);
+        }
+        variables
+    }
+
+    /// The `PATH` to search: the child's if the command sets one, ours otherwise, also where the rest is cleared.
+    pub(crate) fn search_path(&self) -> OsString {
+        self.changes
+            .get(OsStr::new("PATH"))
+            .cloned()
+            .flatten()
+            .or_else(|| std::env::var_os("PATH"))
+            .unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())
+    }
+}
+
+impl Command {
+    /// A program: a path if it contains a slash, otherwise a name searched for in `PATH` at the spawn.
+    ///
+    /// A relative path is taken from [`current_dir`](Command::current_dir) if that is set. A file whose format the kernel
+    /// does not know is an error; it is not handed to a shell.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Command {
+            program: program.as_ref().to_owned(),
+            arguments: Vec::new(),
+            directory: None,
+            environment: Environment::default(),
+            streams: [Stdio::Null, Stdio::Inherit, Stdio::Inherit],
+            passed: BTreeMap::new(),
+            file: None,
+            setsid: false,
+        }
+    }
+
+    /// Add an argument.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Add arguments.
+    pub fn args<I, S>(mut self, arguments: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        self
+    }
+
+    /// Where it starts. A missing directory is a spawn error that says so.
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Set a variable.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment.changes.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+        self
+    }
+
+    /// Remove a variable.
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.environment.changes.insert(key.as_ref().to_owned(), None);
+        self
+    }
+
+    /// Start from an empty environment; forgets what was set before. `PATH` is still searched as ours.
+    pub fn env_clear(mut self) -> Self {
+        self.environment.base = Base::Nothing;
+        self.environment.changes.clear();
+        self
+    }
+
+    /// Start from these variables only, as they are at each spawn.
+    pub fn inherit_env<I, S>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.environment.base = Base::Only(names.into_iter().map(|name| name.as_ref().to_owned()).collect());
+        self
+    }
+
+    /// Give the child its own pid, in decimal, in this variable (`LISTEN_PID` of sd_listen_fds(3)).
+    pub fn env_pid(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.environment.pid_variable = Some(key.as_ref().to_owned());
+        self
+    }
+
+    /// Pass this descriptor at exactly this number, whatever else is there: sources and targets may overlap in any way.
+    /// A target named twice gets the last; 0, 1 and 2 replace the stream. A negative target is a spawn error.
+    pub fn pass_fd(mut self, fd: impl Into<OwnedFd>, target: RawFd) -> Self {
+        let fd = Arc::new(fd.into());
+        match usize::try_from(target).ok().and_then(|index| self.streams.get_mut(index)) {
+            Some(stream) => *stream = Stdio::Fd(fd),
+            None => {
+                self.passed.insert(target, fd);
+            }
+        }
+        self
+    }
+
+    /// Execute this opened file instead of looking the program up: what was checked is what runs, even if the file on disk
+    /// is replaced. The program is `argv[0]` then, and the name in errors.
+    ///
+    /// A script (`#!`) is executed as `/proc/<our pid>/fd/<n>`, since its interpreter has to open it again; the interpreter
+    /// needs the same uid as ours for that, and this process must live until it did.
+    pub fn exe_fd(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.file = Some(Arc::new(fd.into()));
+        self
+    }
+
+    /// Standard input; `/dev/null` by default.
+    pub fn stdin_from(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.streams[0] = stdio.into();
+        self
+    }
+
+    /// Standard output; inherited by default.
+    pub fn stdout(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.streams[1] = stdio.into();
+        self
+    }
+
+    /// Standard error; inherited by default.
+    pub fn stderr(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.streams[2] = stdio.into();
+        self
+    }
+
+    /// Lead a session of its own, not only a process group.
+    pub fn setsid(mut self) -> Self {
+        self.setsid = true;
+        self
+    }
+
+    /// The program as it was asked for.
+    pub fn program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// The arguments, without the program.
+    pub fn arguments(&self) -> &[OsString] {
+        &self.arguments
+    }
+}
+
+/// Without the values of the environment: they are where secrets live.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changes: BTreeMap<&OsStr, &str> = self
+            .environment
+            .changes
+            .iter()
+            .map(|(key, value)| (key.as_os_str(), if value.is_some() { "set" } else { "removed" }))
+            .collect();
+        f.debug_struct("Command")
+            .field("program", &self.program)
+            .field("arguments", &self.arguments)
+            .field("directory", &self.directory)
+            .field("environment", &changes)
+            .field("streams", &self.streams)
+            .field("passed", &self.passed)
+            .field("file", &self.file)
+            .field("setsid", &self.setsid)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_keeps_values_to_itself() {
+        let command = Command::new("x").env("TOKEN", "hunter2").env_pid("LISTEN_PID");
+        let text = format!("{command:?}");
+        assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn environments_resolve_in_order() {
+        let command = Command::new("x").env("A", "1").env_clear().env("B", "2").env("C", "3").env_remove("C");
+        assert_eq!(command.environment.resolve(), BTreeMap::from([("B".into(), "2".into())]));
+        let command = Command::new("x").inherit_env(["PATH", "NO_SUCH_VARIABLE"]).env("D", "4").env_pid("D");
+        assert_eq!(command.environment.resolve().into_keys().collect::<Vec<_>>(), ["PATH"]);
+    }
+}

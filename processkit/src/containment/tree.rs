@@ -1,0 +1,166 @@
+//! The fallback: process groups, and a walk over `/proc` with this process as the subreaper of what it starts.
+//!
+//! A descendant of this process belongs to the tree if it, or an ancestor of it, is a leader we started, has a leader's
+//! process group or session, or carries the tree's mark in its initial environment. What clears its environment, starts a
+//! session and is orphaned before anybody looks cannot be told from other children; this is what a cgroup is better at.
+
+use crate::identity::Stat;
+use crate::process::Child;
+use crate::sys;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The variable that carries a tree's mark.
+pub(crate) const MARK: &str = "PROCESSKIT_GROUP";
+
+/// How often the walk is repeated for processes born meanwhile.
+const PASSES: usize = 64;
+
+/// The processes of one group without a cgroup.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    mark: String,
+    leaders: Mutex<Vec<Arc<Child>>>,
+    /// Members other than leaders that were killed, so that those among them that come to us as orphans are reaped.
+    doomed: Mutex<Vec<OwnedFd>>,
+}
+
+/// A member found by the walk.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) pid: u32,
+    pub(crate) start: u64,
+    pub(crate) pidfd: OwnedFd,
+    /// Started by us: its status belongs to its handle.
+    leader: bool,
+}
+
+impl Tree {
+    pub(crate) fn new() -> io::Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        sys::become_subreaper()?;
+        let own = Stat::read(std::process::id())?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok(Tree {
+            mark: format!("{}.{}.{number}", own.pid, own.start),
+            leaders: Mutex::default(),
+            doomed: Mutex::default(),
+        })
+    }
+
+    /// What every process of the tree has in its environment.
+    pub(crate) fn mark(&self) -> (OsString, OsString) {
+        (MARK.into(), self.mark.clone().into())
+    }
+
+    pub(crate) fn add(&self, leader: Arc<Child>) {
+        self.leaders.lock().unwrap_or_else(PoisonError::into_inner).push(leader);
+    }
+
+    /// The living members.
+    pub(crate) fn members(&self) -> io::Result<Vec<Member>> {
+        let own = std::process::id();
+        let table = process_table()?;
+        let by_pid: HashMap<u32, Stat> = table.iter().map(|stat| (stat.pid, *stat)).collect();
+        let mut below: HashMap<u32, Vec<Stat>> = HashMap::new();
+        for stat in table {
+            below.entry(stat.parent).or_default().push(stat);
+        }
+        let leaders: HashSet<u32> = {
+            let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+            // A number that now belongs to somebody else, or that nothing refers to any more, leads nothing.
+            leaders.retain(|leader| {
+                let pid = leader.pid();
+                match by_pid.get(&pid) {
+                    Some(stat) => stat.start == leader.identity().start_time_ticks,
+                    None => {
+                        !leader.is_reaped() || by_pid.values().any(|s| s.group == pid || s.session == pid)
+                    }
+                }
+            });
+            leaders.iter().map(|leader| leader.pid()).collect()
+        };
+
+        let mut members = Vec::new();
+        let mut open: Vec<(Stat, bool)> =
+            below.remove(&own).into_iter().flatten().map(|s| (s, false)).collect();
+        while let Some((stat, parent_inside)) = open.pop() {
+            let inside = parent_inside
+                || [stat.pid, stat.group, stat.session].iter().any(|id| leaders.contains(id))
+                || self.is_marked(stat.pid);
+            open.extend(below.remove(&stat.pid).into_iter().flatten().map(|s| (s, inside)));
+            if !inside {
+                continue;
+            }
+            let Ok(pidfd) = sys::pidfd_open(stat.pid) else { continue };
+            if stat.is_zombie() {
+                // An orphan that came to us. A leader is its handle's to reap.
+                if stat.parent == own && !leaders.contains(&stat.pid) {
+                    let _ = sys::wait_pidfd(pidfd.as_fd(), false); // best effort; the next walk sees it again
+                }
+            } else if Stat::read(stat.pid).is_ok_and(|now| now.start == stat.start && !now.is_zombie()) {
+                let leader = leaders.contains(&stat.pid);
+                members.push(Member { pid: stat.pid, start: stat.start, pidfd, leader });
+            }
+        }
+        Ok(members)
+    }
+
+    fn is_marked(&self, pid: u32) -> bool {
+        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+        environment.split(|b| *b == 0).any(|entry| {
+            let value = entry.strip_prefix(MARK.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+            value == Some(self.mark.as_bytes())
+        })
+    }
+
+    /// A signal for every member, and for those born while this runs.
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        let mut done = HashSet::new();
+        for _ in 0..PASSES {
+            let mut fresh = false;
+            for member in self.members()? {
+                if !done.insert((member.pid, member.start)) {
+                    continue;
+                }
+                fresh = true;
+                match sys::pidfd_send_signal(member.pidfd.as_fd(), signal) {
+                    Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+                    _ => {}
+                }
+                if signal == libc::SIGKILL && !member.leader {
+                    self.doomed.lock().unwrap_or_else(PoisonError::into_inner).push(member.pidfd);
+                }
+            }
+            if !fresh {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL for the whole tree.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Somebody who still lives, or `None` when the tree is empty; its orphans are reaped then.
+    pub(crate) fn survivor(&self) -> io::Result<Option<Member>> {
+        let survivor = self.members()?.pop();
+        let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        doomed.retain(|pidfd| matches!(sys::wait_pidfd(pidfd.as_fd(), false), Ok(sys::Waited::Running)));
+        Ok(survivor)
+    }
+}
+
+fn process_table() -> io::Result<Vec<Stat>> {
+    Ok(std::fs::read_dir("/proc")?
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter_map(|pid| Stat::read(pid).ok())
+        .collect())
+}

@@ -1,0 +1,107 @@
+//! Which process exactly: a pid alone is reused, with the start time and the boot it is not.
+
+use std::io;
+use std::sync::OnceLock;
+
+/// One process of one boot. Two equal identities are the same process, also across restarts of whoever compares.
+///
+/// Valid within one pid namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProcessIdentity {
+    /// The process id.
+    pub pid: u32,
+    /// Clock ticks between boot and its start (field 22 of `/proc/<pid>/stat`); 0 where that could not be read.
+    pub start_time_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+/// The identity of a process that exists now, as a zombie too.
+///
+/// # Errors
+/// `NotFound` if there is no such process.
+pub fn identity_of(pid: u32) -> io::Result<ProcessIdentity> {
+    let stat = Stat::read(pid)?;
+    Ok(ProcessIdentity { pid, start_time_ticks: stat.start, boot_id: boot_id()?.to_owned() })
+}
+
+/// This boot.
+pub(crate) fn boot_id() -> io::Result<&'static str> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT.get() {
+        return Ok(id);
+    }
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    Ok(BOOT.get_or_init(|| id))
+}
+
+/// What we need of `/proc/<pid>/stat` (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) pid: u32,
+    pub(crate) state: u8,
+    pub(crate) parent: u32,
+    pub(crate) group: u32,
+    pub(crate) session: u32,
+    pub(crate) start: u64,
+    /// The status word of a zombie; 0 where the kernel hides it.
+    pub(crate) status: i32,
+}
+
+impl Stat {
+    pub(crate) fn read(pid: u32) -> io::Result<Stat> {
+        let text =
+            std::fs::read(format!("/proc/{pid}/stat")).map_err(|error| match error.raw_os_error() {
+                Some(libc::ESRCH) => io::Error::from(io::ErrorKind::NotFound), // gone between open and read
+                _ => error,
+            })?;
+        Stat::parse(&text)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/<pid>/stat"))
+    }
+
+    fn parse(text: &[u8]) -> Option<Stat> {
+        // The name may contain anything, closing parentheses too; the last one ends it.
+        let open = text.iter().position(|b| *b == b'(')?;
+        let close = text.iter().rposition(|b| *b == b')')?;
+        let pid = std::str::from_utf8(&text[..open]).ok()?.trim().parse().ok()?;
+        let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect(); // fields[0] is field 3
+        Some(Stat {
+            pid,
+            state: *fields.first()?.as_bytes().first()?,
+            parent: fields.get(1)?.parse().ok()?,
+            group: fields.get(2)?.parse().unwrap_or(0),
+            session: fields.get(3)?.parse().unwrap_or(0),
+            start: fields.get(19)?.parse().ok()?,
+            status: fields.get(49).and_then(|status| status.parse().ok()).unwrap_or(0),
+        })
+    }
+
+    /// Ended, and not reaped yet.
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_contain_anything() {
+        let tail = "5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 4242 0 0";
+        let stat = Stat::parse(format!("77 (a) b) S 3 {tail}").as_bytes()).expect("a stat line");
+        assert_eq!((stat.pid, stat.state, stat.parent, stat.group), (77, b'S', 3, 5));
+        assert_eq!(stat.start, 4242);
+        assert_eq!(Stat::parse(b"77 a S"), None);
+        assert_eq!(Stat::parse(b"77 (a) S 1"), None);
+    }
+
+    #[test]
+    fn own_identity_is_stable() {
+        let one = identity_of(std::process::id()).expect("our own identity");
+        assert_eq!(one, identity_of(std::process::id()).expect("our own identity"));
+        assert!(one.start_time_ticks > 0);
+        assert!(!one.boot_id.is_empty());
+    }
+}

@@ -1,0 +1,181 @@
+//! From a command to a child: everything is looked up and laid out here, so that the child itself has nothing to decide.
+
+use crate::command::{Command, Stdio};
+use crate::error::{Error, Result};
+use crate::identity::{ProcessIdentity, Stat, boot_id};
+use crate::process::Child;
+use crate::sys::{self, Move, Spawn, Stage};
+use nix::unistd::AccessFlags;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where a child is born.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Birthplace<'a> {
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// A variable more.
+    pub(crate) mark: Option<(OsString, OsString)>,
+    /// Only to test the older way.
+    pub(crate) without_clone3: bool,
+}
+
+/// Start a child. On an error nothing of it is left.
+pub(crate) fn launch(command: &Command, birthplace: Birthplace<'_>) -> Result<Child> {
+    let named = |source| Error::Spawn { program: command.program.to_string_lossy().into_owned(), source };
+    launch_unnamed(command, birthplace).map_err(named)
+}
+
+fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<Child> {
+    if let Some(directory) = &command.directory {
+        check_directory(directory)?;
+    }
+    let script = match &command.file {
+        Some(file) if is_script(file.as_fd()) => Some(Arc::clone(file)),
+        _ => None,
+    };
+    let path = match (&command.file, &script) {
+        (_, Some(file)) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into(),
+        (Some(_), None) => OsString::new(),
+        (None, None) => search(&command.program, &command.environment.search_path())?,
+    };
+    let file = command.file.as_ref().filter(|_| script.is_none()).map(|file| file.as_fd());
+
+    let argv = std::iter::once(&command.program).chain(&command.arguments);
+    let argv = argv.map(|argument| c_string(argument.as_bytes())).collect::<io::Result<Vec<_>>>()?;
+    let mut variables = command.environment.resolve();
+    variables.extend(birthplace.mark);
+    let envp = variables
+        .into_iter()
+        .map(|(key, value)| {
+            let mut entry = key.into_vec();
+            entry.push(b'=');
+            entry.extend(value.as_bytes());
+            c_string(&entry)
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    let pid_variable = command.environment.pid_variable.as_ref().map(|key| key.as_bytes().to_vec());
+    if pid_variable.as_ref().is_some_and(|key| key.is_empty() || key.contains(&0) || key.contains(&b'=')) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a name for a variable"));
+    }
+
+    let null = match command.streams.iter().any(|stream| matches!(stream, Stdio::Null)) {
+        true => Some(OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?)),
+        false => None,
+    };
+    let streams = (0..).zip(&command.streams).map(|(target, stream)| match stream {
+        Stdio::Null => {
+            Move { source: null.as_ref().map_or(-1, |null| null.as_raw_fd()), target, optional: false }
+        }
+        Stdio::Inherit => Move { source: target, target, optional: true },
+        Stdio::Fd(fd) => Move { source: fd.as_raw_fd(), target, optional: false },
+    });
+    let passed = command.passed.iter().map(|(target, fd)| Move {
+        source: fd.as_raw_fd(),
+        target: *target,
+        optional: false,
+    });
+    let moves: Vec<Move> = streams.chain(passed).collect();
+    if moves.iter().any(|m| m.target < 0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a negative descriptor number"));
+    }
+
+    let spawned = sys::spawn(Spawn {
+        path: c_string(path.as_bytes())?,
+        file,
+        argv,
+        envp,
+        pid_variable,
+        directory: command.directory.as_ref().map(|d| c_string(d.as_os_str().as_bytes())).transpose()?,
+        moves,
+        setsid: command.setsid,
+        cgroup: birthplace.cgroup,
+        clone3: !birthplace.without_clone3,
+    })
+    .map_err(|failure| explain(failure.stage, failure.source))?;
+
+    // It is not reaped yet, so this is its entry even if it has ended.
+    let start_time_ticks = Stat::read(spawned.pid).map_or(0, |stat| stat.start);
+    let boot_id = boot_id().unwrap_or_default().to_owned();
+    let identity = ProcessIdentity { pid: spawned.pid, start_time_ticks, boot_id };
+    tracing::debug!(pid = spawned.pid, "process started");
+    Ok(Child::new(spawned.pidfd, identity, script))
+}
+
+fn c_string(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidInput, "a zero byte in an argument, variable or path")
+    })
+}
+
+fn check_directory(directory: &Path) -> io::Result<()> {
+    match std::fs::metadata(directory) {
+        Ok(metadata) if !metadata.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_err(|error| explain(Stage::Directory, error))
+}
+
+/// The error as its reader needs it. The raw error is kept where there is nothing to add.
+fn explain(stage: Stage, error: io::Error) -> io::Error {
+    let text = match (stage, error.kind()) {
+        (Stage::Directory, io::ErrorKind::NotFound) => "working directory does not exist",
+        (Stage::Directory, io::ErrorKind::NotADirectory) => "working directory is not a directory",
+        (Stage::Directory, io::ErrorKind::PermissionDenied) => "working directory may not be entered",
+        (Stage::Clone, _) if error.raw_os_error() == Some(libc::ENODEV) => "the group's cgroup was removed",
+        (Stage::Join, _) => {
+            return io::Error::new(error.kind(), format!("cannot join the group's cgroup: {error}"));
+        }
+        (Stage::Descriptors, _) => {
+            return io::Error::new(error.kind(), format!("cannot pass a descriptor: {error}"));
+        }
+        (Stage::Clone | Stage::Session | Stage::Directory | Stage::Exec, _) => return error,
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// Whether the kernel would hand the file to an interpreter.
+fn is_script(file: BorrowedFd<'_>) -> bool {
+    let reads_shebang = |file: &File| {
+        let mut start = [0; 2];
+        file.read_exact_at(&mut start, 0).map(|()| start == *b"#!")
+    };
+    let Ok(own) = file.try_clone_to_owned().map(File::from) else { return false };
+    // An O_PATH descriptor cannot be read, but opened again; a file we may only execute is no script, those must be read.
+    reads_shebang(&own)
+        .or_else(|_| reads_shebang(&File::open(format!("/proc/self/fd/{}", own.as_raw_fd()))?))
+        .unwrap_or(false)
+}
+
+/// The file to execute: the program itself if it is a path, else the first executable of that name in `path`.
+fn search(program: &OsStr, path: &OsStr) -> io::Result<OsString> {
+    if program.as_bytes().contains(&b'/') {
+        return Ok(program.to_owned());
+    }
+    let mut denied = false;
+    for directory in std::env::split_paths(path).filter(|_| !program.is_empty()) {
+        let mut candidate = directory.join(program);
+        if !candidate.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            continue;
+        }
+        if candidate.is_relative() {
+            candidate = std::env::current_dir()?.join(candidate); // the child may start elsewhere
+        }
+        if nix::unistd::eaccess(&candidate, AccessFlags::X_OK).is_ok() {
+            return Ok(candidate.into_os_string());
+        }
+        denied = true;
+    }
+    let path = path.to_string_lossy();
+    Err(if denied {
+        io::Error::new(io::ErrorKind::PermissionDenied, format!("found but not executable in PATH `{path}`"))
+    } else {
+        io::Error::new(io::ErrorKind::NotFound, format!("no such program in PATH `{path}`"))
+    })
+}

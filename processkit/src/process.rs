@@ -1,0 +1,235 @@
+//! One process: started by us, or taken over by its pidfd.
+
+use crate::error::Result;
+use crate::exit::Exit;
+use crate::identity::{ProcessIdentity, Stat};
+use crate::reaper;
+use crate::signal::Signal;
+use crate::sys::{self, Waited};
+use crate::watch;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A pidfd for a process that exists now.
+///
+/// Compare [`identity_of`](crate::identity_of) *after* the open with a recorded identity to know that the pid was not reused.
+///
+/// # Errors
+/// `ESRCH` if there is no such process.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    sys::pidfd_open(pid)
+}
+
+/// A child of this process, shared by its handle, its group and the reaper. Its pid stays its own until it is reaped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pidfd: OwnedFd,
+    identity: ProcessIdentity,
+    exit: Mutex<Option<Exit>>,
+    /// A script executed through our descriptor: its interpreter opens it some time after exec.
+    _script: Option<Arc<OwnedFd>>,
+}
+
+impl Child {
+    pub(crate) fn new(pidfd: OwnedFd, identity: ProcessIdentity, script: Option<Arc<OwnedFd>>) -> Self {
+        Child { pidfd, identity, exit: Mutex::new(None), _script: script }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
+    pub(crate) fn identity(&self) -> &ProcessIdentity {
+        &self.identity
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    pub(crate) fn is_reaped(&self) -> bool {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Reap it if it has ended. The status is kept: whoever asks later gets the same.
+    pub(crate) fn try_reap(&self) -> io::Result<Option<Exit>> {
+        let mut exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if exit.is_none() {
+            *exit = match sys::wait_pidfd(self.pidfd(), false)? {
+                Waited::Running => None,
+                Waited::Reaped(exit) => Some(exit),
+                // SIGCHLD is ignored, or somebody waits for any child.
+                Waited::NotOurs => Some(sys::pidfd_exit_status(self.pidfd()).unwrap_or(Exit::UNKNOWN)),
+            };
+            if let Some(exit) = *exit {
+                tracing::debug!(pid = self.pid(), %exit, "process ended");
+            }
+        }
+        Ok(*exit)
+    }
+}
+
+/// A signal through a pidfd; one that is gone needs none.
+fn send(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<()> {
+    match sys::pidfd_send_signal(pidfd, signal.as_raw()) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A process started by a [`ProcessGroup`](crate::ProcessGroup).
+///
+/// The handle owns nothing but the right to the exit status: dropping it leaves the process running in its group, and a
+/// reaper takes the status when it ends, so that no zombie stays.
+#[derive(Debug)]
+pub struct RunningProcess {
+    child: Arc<Child>,
+}
+
+impl RunningProcess {
+    pub(crate) fn new(child: Arc<Child>) -> Self {
+        RunningProcess { child }
+    }
+
+    /// Its pid; `None` once it is reaped, because the number may be somebody else's then.
+    pub fn pid(&self) -> Option<u32> {
+        (!self.child.is_reaped()).then(|| self.child.pid())
+    }
+
+    /// Its pidfd, there from birth.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
+    }
+
+    /// Which process it is, for a later comparison. Stays known after the end.
+    pub fn identity(&self) -> ProcessIdentity {
+        self.child.identity().clone()
+    }
+
+    /// Wait for its end. It is reaped when this returns; asking again gives the same answer.
+    ///
+    /// Cancel safe: dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the pidfd.
+    pub async fn exit(&mut self) -> Result<Exit> {
+        loop {
+            if let Some(exit) = self.child.try_reap()? {
+                return Ok(exit);
+            }
+            watch::ended(self.child.pidfd()).await?;
+        }
+    }
+
+    /// Its status if it has ended; reaped then.
+    ///
+    /// # Errors
+    /// If the kernel refuses the wait.
+    pub fn try_exit(&mut self) -> Result<Option<Exit>> {
+        Ok(self.child.try_reap()?)
+    }
+
+    /// Send a signal to this process alone. One that has ended already is a success.
+    ///
+    /// # Errors
+    /// `EPERM` for a process that changed its uid beyond our reach, `EINVAL` for a number that is no signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        send(self.child.pidfd(), signal)
+    }
+}
+
+impl Drop for RunningProcess {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_reap(), Ok(Some(_))) {
+            reaper::reap(Arc::clone(&self.child));
+        }
+    }
+}
+
+/// A process that somebody else started, held by its pidfd: for a supervisor that was restarted and takes over.
+///
+/// Dropping it does nothing to the process.
+#[derive(Debug)]
+pub struct Adopted {
+    pidfd: OwnedFd,
+    pid: u32,
+}
+
+impl Adopted {
+    /// Take a process over.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the descriptor is no pidfd, or of a process outside of our pid namespace; `NotFound` if it is
+    /// gone and reaped.
+    pub fn from_pidfd(pidfd: OwnedFd) -> Result<Self> {
+        let pid = pid_of(pidfd.as_fd())?;
+        Ok(Adopted { pidfd, pid })
+    }
+
+    /// The pid it has, or had: once it is gone the number may be somebody else's.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The pidfd.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Send a signal. One that has ended already is a success.
+    ///
+    /// # Errors
+    /// `EPERM` for a process that is not ours to signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        send(self.pidfd(), signal)
+    }
+
+    /// Wait until it has ended, reaped or not. Cancel safe.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the pidfd.
+    pub async fn gone(&self) -> Result<()> {
+        // A descriptor of its own: the runtime watches each only once, and several may wait.
+        let pidfd = self.pidfd.try_clone().map_err(crate::Error::Io)?;
+        Ok(watch::ended(pidfd.as_fd()).await?)
+    }
+
+    /// Wait until it has ended, and say how, as far as the kernel tells: for our children always, for others from
+    /// Linux 6.15 on (and before, while it is a zombie whose `/proc` entry we may read). [`Exit::UNKNOWN`] otherwise.
+    ///
+    /// Cancel safe. A child of ours is reaped by this.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the pidfd.
+    pub async fn exit(&self) -> Result<Exit> {
+        self.gone().await?;
+        if let Ok(Waited::Reaped(exit)) = sys::wait_pidfd(self.pidfd(), false) {
+            return Ok(exit);
+        }
+        // Reaped: the pidfd remembers. Not yet: it is a zombie, and its status stands in /proc. Reaped in between: the
+        // pidfd remembers.
+        let zombie = || {
+            let stat = Stat::read(self.pid).ok().filter(Stat::is_zombie)?;
+            let still_it = pid_of(self.pidfd()).is_ok_and(|pid| pid == self.pid);
+            still_it.then(|| Exit::from_status(stat.status))
+        };
+        let told = sys::pidfd_exit_status(self.pidfd()).or_else(zombie);
+        Ok(told.or_else(|| sys::pidfd_exit_status(self.pidfd())).unwrap_or(Exit::UNKNOWN))
+    }
+}
+
+/// The pid behind a pidfd (proc_pid_fdinfo(5)).
+fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid: i64 = info
+        .lines()
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a pidfd"))?;
+    match pid {
+        -1 => Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone")),
+        pid => u32::try_from(pid).ok().filter(|pid| *pid != 0).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "a process outside of our pid namespace")
+        }),
+    }
+}

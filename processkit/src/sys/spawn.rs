@@ -1,0 +1,662 @@
+//! A child by way of vfork: shared memory, a stack of its own, in its cgroup and with a pidfd from the first instruction.
+//!
+//! The child runs [`child`] while this thread is suspended. It makes raw syscalls only: no allocation, no lock, nothing
+//! that could unwind. Since memory is shared, an error is a store into [`Child`], never a byte in a pipe.
+
+use super::check;
+use std::ffi::{CString, c_char, c_int, c_long, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const KERNEL_SIGSET_BYTES: usize = 8;
+const LAST_SIGNAL: c_int = 64;
+
+/// One descriptor of the child: what is `source` here is `target` there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    pub(crate) source: RawFd,
+    pub(crate) target: RawFd,
+    /// A source that is not open leaves the target closed instead of failing.
+    pub(crate) optional: bool,
+}
+
+/// A process to start. All descriptors must stay open until [`spawn`] returns.
+#[derive(Debug)]
+pub(crate) struct Spawn<'a> {
+    /// What to execute, unless `file` is given.
+    pub(crate) path: CString,
+    /// An opened file to execute.
+    pub(crate) file: Option<BorrowedFd<'a>>,
+    pub(crate) argv: Vec<CString>,
+    /// `KEY=value`; private to this spawn, since the child writes its pid into it.
+    pub(crate) envp: Vec<CString>,
+    /// The variable that is to hold the child's pid.
+    pub(crate) pid_variable: Option<Vec<u8>>,
+    pub(crate) directory: Option<CString>,
+    /// Exactly the descriptors that arrive. Targets are distinct and not negative.
+    pub(crate) moves: Vec<Move>,
+    pub(crate) setsid: bool,
+    /// The cgroup to be born in.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Whether clone3 may be used; false only in tests of the older way.
+    pub(crate) clone3: bool,
+}
+
+/// A process that has executed its program.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// How far a failed spawn came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Stage {
+    /// The process could not be made.
+    Clone = 1,
+    /// It could not join its cgroup.
+    Join = 2,
+    /// No session or process group.
+    Session = 3,
+    /// The working directory could not be entered.
+    Directory = 4,
+    /// A descriptor could not be put where it belongs.
+    Descriptors = 5,
+    /// The program could not be executed.
+    Exec = 6,
+}
+
+#[derive(Debug)]
+pub(crate) struct SpawnFailure {
+    pub(crate) stage: Stage,
+    pub(crate) source: io::Error,
+}
+
+impl SpawnFailure {
+    fn of(stage: Stage) -> impl FnOnce(io::Error) -> SpawnFailure {
+        move |source| SpawnFailure { stage, source }
+    }
+}
+
+/// Everything the child reads and writes, as plain pointers into this thread's memory.
+#[repr(C)]
+struct Child {
+    path: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    /// Digits of the pid go here; null for nowhere.
+    pid_digits: *mut u8,
+    directory: *const c_char,
+    moves: *mut Staged,
+    moves_len: usize,
+    /// Inclusive ranges of descriptors that must not survive exec.
+    gaps: *const (u32, u32),
+    gaps_len: usize,
+    /// The first number above every target.
+    floor: c_int,
+    file: c_int,
+    /// `cgroup.procs` to join by, where the kernel did not place us already.
+    join: c_int,
+    reset_handlers: bool,
+    setsid: bool,
+    stage: u32,
+    errno: c_int,
+}
+
+struct Staged {
+    source: c_int,
+    target: c_int,
+    optional: bool,
+    parked: c_int,
+}
+
+/// Start a process. Returns once it has executed its program; a failed attempt leaves nothing behind.
+pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
+    let argv = pointers(&request.argv);
+    let mut pid_entry = request.pid_variable.take().map(|mut entry| {
+        entry.push(b'=');
+        let digits_at = entry.len();
+        entry.extend([0; 12]); // ten digits of u32, the end, one to spare
+        (entry, digits_at)
+    });
+    let mut envp = pointers(&request.envp);
+    let mut pid_digits = ptr::null_mut();
+    if let Some((entry, digits_at)) = &mut pid_entry {
+        let start = entry.as_mut_ptr();
+        pid_digits = start.wrapping_add(*digits_at);
+        let end = envp.len() - 1;
+        envp.insert(end, start.cast_const().cast());
+    }
+
+    let mut moves: Vec<Staged> = request
+        .moves
+        .iter()
+        .map(|m| Staged { source: m.source, target: m.target, optional: m.optional, parked: -1 })
+        .collect();
+    moves.sort_by_key(|m| m.target);
+    let gaps = gaps(moves.iter().map(|m| m.target as u32));
+    let floor = moves.last().map_or(0, |m| m.target.saturating_add(1));
+
+    // Opened here, so that the fallback needs no path in the child.
+    let use_clone3 = request.clone3 && !CLONE3_MISSING.load(Ordering::Relaxed);
+    let mut child = Child {
+        path: request.path.as_ptr(),
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+        pid_digits,
+        directory: request.directory.as_ref().map_or(ptr::null(), |d| d.as_ptr()),
+        moves: moves.as_mut_ptr(),
+        moves_len: moves.len(),
+        gaps: gaps.as_ptr(),
+        gaps_len: gaps.len(),
+        floor,
+        file: request.file.map_or(-1, |f| f.as_raw_fd()),
+        join: -1,
+        reset_handlers: false,
+        setsid: request.setsid,
+        stage: 0,
+        errno: 0,
+    };
+
+    let stack = Stack::take().map_err(SpawnFailure::of(Stage::Clone))?;
+    let result = {
+        let _blocked = BlockedSignals::new();
+        let mut born = Err(libc::ENOSYS);
+        if use_clone3 {
+            born = clone3(&mut child, &stack, request.cgroup);
+            if born.as_ref().is_err_and(|errno| *errno == libc::ENOSYS) {
+                CLONE3_MISSING.store(true, Ordering::Relaxed);
+            }
+        }
+        // A sandbox answers EPERM or EINVAL, an old kernel ENOSYS or E2BIG; a cgroup that may not be joined answers the
+        // same way again, then from the write into cgroup.procs.
+        match born {
+            Err(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::E2BIG) => {
+                clone(&mut child, &stack, request.cgroup)
+            }
+            other => other.map_err(|errno| SpawnFailure {
+                stage: Stage::Clone,
+                source: io::Error::from_raw_os_error(errno),
+            }),
+        }
+    };
+    // Whoever shared the stack has executed or ended by now: vfork.
+    stack.give_back();
+    let spawned = result?;
+    // SAFETY: a plain read; the child wrote it before this thread was resumed.
+    let (stage, errno) = unsafe { (ptr::read_volatile(&child.stage), ptr::read_volatile(&child.errno)) };
+    let stage = match stage {
+        0 => return Ok(spawned),
+        2 => Stage::Join,
+        3 => Stage::Session,
+        4 => Stage::Directory,
+        5 => Stage::Descriptors,
+        6 => Stage::Exec,
+        _ => Stage::Clone,
+    };
+    // It is ending or has ended: this wait is short, and leaves no zombie.
+    super::wait_pidfd(std::os::fd::AsFd::as_fd(&spawned.pidfd), true).map_err(SpawnFailure::of(stage))?;
+    Err(SpawnFailure { stage, source: io::Error::from_raw_os_error(errno) })
+}
+
+/// clone3(2) answered ENOSYS once.
+static CLONE3_MISSING: AtomicBool = AtomicBool::new(false);
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// The inclusive ranges around sorted, distinct targets.
+fn gaps(targets: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
+    let mut gaps = Vec::new();
+    let mut next = 0;
+    for target in targets {
+        if target > next {
+            gaps.push((next, target - 1));
+        }
+        next = target + 1;
+    }
+    gaps.push((next, u32::MAX));
+    gaps
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn clone3(child: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, c_int> {
+    let mut pidfd: c_int = -1;
+    let into = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    let flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND | into;
+    let args = CloneArgs {
+        flags,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.low() as u64,
+        stack_size: Stack::SIZE as u64,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: `args` is a complete clone_args of the size given. The child starts on a stack nobody else uses, runs
+    // `child`, which never returns, and this thread is suspended until it has executed or ended (CLONE_VFORK), so that
+    // everything `child` points to outlives its use.
+    let result = unsafe { clone3_raw(&raw const args, child_entry, (child as *mut Child).cast()) };
+    if result < 0 {
+        return Err(-result as c_int);
+    }
+    // SAFETY: the kernel stored a fresh descriptor there.
+    Ok(Spawned { pid: result as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn clone3(_: &mut Child, _: &Stack, _: Option<BorrowedFd<'_>>) -> Result<Spawned, c_int> {
+    Err(libc::ENOSYS) // no assembly for this architecture; clone(2) does it
+}
+
+/// `struct clone_args` of include/uapi/linux/sched.h, third version (88 bytes).
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[repr(C, align(8))]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// clone3(2) whose child calls `entry(data)` on the new stack. Returns the pid, or minus errno.
+///
+/// # Safety
+/// `args` must ask for CLONE_VM, CLONE_VFORK and a stack whose end is aligned to 16; `entry` must not return.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone3_raw(
+    args: *const CloneArgs,
+    entry: unsafe extern "C" fn(*mut c_void) -> !,
+    data: *mut c_void,
+) -> c_long {
+    let result: c_long;
+    // SAFETY: syscall clobbers rcx and r11 only. In the child rax is 0 and rsp the end of the new stack; it leaves through
+    // `entry` and never reaches the code after label 2. Memory is shared, hence no `nomem`.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp", // the outermost frame, for unwinders
+            "mov rdi, r9",
+            "call r8",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") args,
+            in("rsi") size_of::<CloneArgs>(),
+            in("r8") entry,
+            in("r9") data,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// clone3(2) whose child calls `entry(data)` on the new stack. Returns the pid, or minus errno.
+///
+/// # Safety
+/// `args` must ask for CLONE_VM, CLONE_VFORK and a stack whose end is aligned to 16; `entry` must not return.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone3_raw(
+    args: *const CloneArgs,
+    entry: unsafe extern "C" fn(*mut c_void) -> !,
+    data: *mut c_void,
+) -> c_long {
+    let result: c_long;
+    // SAFETY: svc clobbers x0 only. In the child x0 is 0 and sp the end of the new stack; it leaves through `entry` and
+    // never reaches the code after label 2. Memory is shared, hence no `nomem`.
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr", // the outermost frame, for unwinders
+            "mov x0, x10",
+            "blr x9",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone3,
+            inlateout("x0") args => result,
+            in("x1") size_of::<CloneArgs>(),
+            in("x9") entry,
+            in("x10") data,
+        );
+    }
+    result
+}
+
+/// The older way: clone(2), and the child writes itself into `cgroup.procs` before anything else.
+fn clone(record: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, SpawnFailure> {
+    let procs = cgroup.map(open_procs).transpose().map_err(SpawnFailure::of(Stage::Join))?;
+    record.join = procs.as_ref().map_or(-1, |fd| fd.as_raw_fd());
+    record.reset_handlers = true;
+    let mut pidfd: c_int = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: as for clone3: a stack of its own, a function that never returns, and vfork keeps everything alive.
+    let pid = unsafe {
+        libc::clone(clone_entry, stack.high(), flags, (record as *mut Child).cast(), &raw mut pidfd)
+    };
+    check(pid.into()).map_err(SpawnFailure::of(Stage::Clone))?;
+    // SAFETY: the kernel stored a fresh descriptor there.
+    Ok(Spawned { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+fn open_procs(cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string, and no mode is needed without O_CREAT.
+    let fd = unsafe {
+        libc::openat(cgroup.as_raw_fd(), c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC)
+    };
+    check(fd.into())?;
+    // SAFETY: just opened, and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+extern "C" fn clone_entry(data: *mut c_void) -> c_int {
+    // SAFETY: called in the child of `clone`, with the record it was given.
+    unsafe { child_entry(data) }
+}
+
+/// The child's life between clone and exec.
+///
+/// # Safety
+/// Only in a vforked child on its own stack; `data` must point to a [`Child`] whose pointers are valid.
+unsafe extern "C" fn child_entry(data: *mut c_void) -> ! {
+    // SAFETY: by contract.
+    unsafe {
+        let record: *mut Child = data.cast();
+        let stage = child(record);
+        ptr::write_volatile(&raw mut (*record).errno, *libc::__errno_location());
+        ptr::write_volatile(&raw mut (*record).stage, stage as u32);
+        loop {
+            libc::syscall(libc::SYS_exit_group, 127);
+        }
+    }
+}
+
+/// Everything up to exec. Returns only on failure, with the cause in errno.
+///
+/// # Safety
+/// As for [`child_entry`].
+unsafe fn child(record: *mut Child) -> Stage {
+    // The kernel's sigaction is at most 32 bytes, and zeros are SIG_DFL.
+    let default = [0u64; 4];
+    let null = ptr::null::<c_void>();
+    // SAFETY: every pointer comes from the record, which its maker keeps alive; everything else is a plain syscall. errno
+    // is the suspended thread's, who reads it only through the record.
+    unsafe {
+        if (*record).reset_handlers {
+            // Caught signals become default ones; ignored ones stay ignored, as exec has it.
+            for signal in 1..=LAST_SIGNAL {
+                let mut old = [0u64; 4];
+                let known = libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    signal,
+                    null,
+                    old.as_mut_ptr(),
+                    KERNEL_SIGSET_BYTES,
+                );
+                if known == 0 && old[0] > 1 {
+                    libc::syscall(
+                        libc::SYS_rt_sigaction,
+                        signal,
+                        default.as_ptr(),
+                        null,
+                        KERNEL_SIGSET_BYTES,
+                    );
+                }
+            }
+        }
+        // Rust programs ignore SIGPIPE; what they start should not have to know.
+        libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), null, KERNEL_SIGSET_BYTES);
+
+        if (*record).join >= 0 && libc::syscall(libc::SYS_write, (*record).join, c"0".as_ptr(), 1usize) < 0 {
+            return Stage::Join;
+        }
+
+        let session = if (*record).setsid {
+            libc::syscall(libc::SYS_setsid)
+        } else {
+            libc::syscall(libc::SYS_setpgid, 0, 0)
+        };
+        if session < 0 {
+            return Stage::Session;
+        }
+
+        if !(*record).directory.is_null() && libc::syscall(libc::SYS_chdir, (*record).directory) < 0 {
+            return Stage::Directory;
+        }
+
+        // Everything goes above the highest target first, so that no target overwrites a source still needed.
+        let duplicate =
+            |fd: c_int| libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, (*record).floor) as c_int;
+        let mut index = 0;
+        while index < (*record).moves_len {
+            let entry = (*record).moves.add(index);
+            (*entry).parked = duplicate((*entry).source);
+            if (*entry).parked < 0 && !((*entry).optional && *libc::__errno_location() == libc::EBADF) {
+                return Stage::Descriptors;
+            }
+            index += 1;
+        }
+        let mut file = (*record).file;
+        if file >= 0 {
+            file = duplicate(file);
+            if file < 0 {
+                return Stage::Descriptors;
+            }
+        }
+        index = 0;
+        while index < (*record).moves_len {
+            let entry = (*record).moves.add(index);
+            if (*entry).parked < 0 {
+                libc::syscall(libc::SYS_close, (*entry).target);
+            } else if libc::syscall(libc::SYS_dup3, (*entry).parked, (*entry).target, 0) < 0 {
+                return Stage::Descriptors;
+            }
+            index += 1;
+        }
+        // The rest stays open until exec, not beyond: `file` is among it.
+        index = 0;
+        while index < (*record).gaps_len {
+            let (first, last) = *(*record).gaps.add(index);
+            if libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) < 0 {
+                close_on_exec(first, last);
+            }
+            index += 1;
+        }
+
+        if !(*record).pid_digits.is_null() {
+            write_decimal(libc::syscall(libc::SYS_getpid) as u32, (*record).pid_digits);
+        }
+
+        let nothing_blocked = 0u64;
+        let mask = &raw const nothing_blocked;
+        let old_mask = ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, mask, old_mask, KERNEL_SIGSET_BYTES);
+
+        if file >= 0 {
+            let (argv, envp) = ((*record).argv, (*record).envp);
+            libc::syscall(libc::SYS_execveat, file, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
+        } else {
+            libc::syscall(libc::SYS_execve, (*record).path, (*record).argv, (*record).envp);
+        }
+        Stage::Exec
+    }
+}
+
+/// close_range(2) by hand, for kernels before 5.11.
+///
+/// # Safety
+/// As for [`child_entry`].
+unsafe fn close_on_exec(first: u32, last: u32) {
+    let mut limit = [0u64; 2];
+    // SAFETY: `limit` is as large as a struct rlimit64; the rest passes no pointers.
+    unsafe {
+        let null = ptr::null::<c_void>();
+        if libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, null, limit.as_mut_ptr()) < 0 {
+            limit[0] = 1 << 20;
+        }
+        let mut fd = first;
+        while fd <= last && u64::from(fd) < limit[0] {
+            libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::FD_CLOEXEC);
+            fd += 1;
+        }
+    }
+}
+
+/// # Safety
+/// There must be room for ten bytes at `to`.
+unsafe fn write_decimal(mut number: u32, to: *mut u8) {
+    let mut digits = [0u8; 10];
+    let mut count = 0;
+    while count == 0 || number > 0 {
+        digits[count] = b'0' + (number % 10) as u8;
+        number /= 10;
+        count += 1;
+    }
+    let mut index = 0;
+    while index < count {
+        // SAFETY: at most ten digits.
+        unsafe { *to.add(index) = digits[count - 1 - index] };
+        index += 1;
+    }
+}
+
+/// All signals blocked in this thread, those of the C library included: a handler must not run in the child, where it
+/// would write to our memory under another pid.
+struct BlockedSignals {
+    before: u64,
+}
+
+impl BlockedSignals {
+    fn new() -> Self {
+        let everything = u64::MAX;
+        let mut before = 0u64;
+        // SAFETY: both point to a kernel sigset of eight bytes.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const everything,
+                &raw mut before,
+                KERNEL_SIGSET_BYTES,
+            );
+        }
+        BlockedSignals { before }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        let old_mask = ptr::null_mut::<u64>();
+        // SAFETY: as above, and a null old mask is allowed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const self.before,
+                old_mask,
+                KERNEL_SIGSET_BYTES,
+            );
+        }
+    }
+}
+
+/// Memory a child runs on until it executes its program, with a guard page below.
+struct Stack {
+    base: *mut c_void,
+}
+
+// SAFETY: plain memory, used by one thread at a time.
+unsafe impl Send for Stack {}
+
+/// Stacks not in use. As many as there were spawns at once, up to a limit.
+static STACKS: Mutex<Vec<Stack>> = Mutex::new(Vec::new());
+const STACKS_KEPT: usize = 8;
+
+impl Stack {
+    const SIZE: usize = 64 * 1024;
+    /// The largest page there is on the architectures we have.
+    const GUARD: usize = 64 * 1024;
+
+    fn take() -> io::Result<Stack> {
+        if let Some(stack) = STACKS.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(stack);
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
+        let base =
+            unsafe { libc::mmap(ptr::null_mut(), Self::GUARD + Self::SIZE, libc::PROT_NONE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Stack { base };
+        // SAFETY: within the mapping made above.
+        check(unsafe { libc::mprotect(stack.low(), Self::SIZE, libc::PROT_READ | libc::PROT_WRITE) }.into())?;
+        Ok(stack)
+    }
+
+    fn give_back(self) {
+        let mut kept = STACKS.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < STACKS_KEPT {
+            kept.push(self);
+        }
+    }
+
+    fn low(&self) -> *mut c_void {
+        self.base.wrapping_byte_add(Self::GUARD)
+    }
+
+    fn high(&self) -> *mut c_void {
+        self.low().wrapping_byte_add(Self::SIZE)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nothing runs on it.
+        unsafe { libc::munmap(self.base, Self::GUARD + Self::SIZE) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_surround_the_targets() {
+        assert_eq!(gaps([].into_iter()), [(0, u32::MAX)]);
+        assert_eq!(gaps([0, 1, 2].into_iter()), [(3, u32::MAX)]);
+        assert_eq!(gaps([1, 5].into_iter()), [(0, 0), (2, 4), (6, u32::MAX)]);
+    }
+
+    #[test]
+    fn decimals() {
+        for number in [0, 7, 10, 4_194_304, u32::MAX] {
+            let mut text = [0u8; 12];
+            // SAFETY: twelve bytes are enough.
+            unsafe { write_decimal(number, text.as_mut_ptr()) };
+            let end = text.iter().position(|b| *b == 0).expect("a terminator");
+            assert_eq!(std::str::from_utf8(&text[..end]).expect("digits"), number.to_string());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! C3, C4: exactly the declared descriptors arrive, at their numbers.
+
+use crate::rig::*;
+use processkit::{Command, ProcessGroup, ProcessGroupOptions, Stdio};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// A file that says its name.
+fn labelled(label: &str) -> OwnedFd {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(label.as_bytes()).expect("written");
+    file.into()
+}
+
+/// Reads the descriptors given as arguments from their start, whatever their offset is.
+fn read_all(targets: &[i32]) -> Command {
+    let script = "for fd; do printf '%s=' $fd; cat /proc/self/fd/$fd; echo; done";
+    sh(script).arg("sh").args(targets.iter().map(ToString::to_string))
+}
+
+/// Pass labelled descriptors as `map` says (target -> label), and see what arrives.
+async fn arrives(options: &ProcessGroupOptions, map: Vec<(i32, OwnedFd, &'static str)>) {
+    let expected: BTreeMap<i32, &str> = map.iter().map(|(target, _, label)| (*target, *label)).collect();
+    let targets: Vec<i32> = expected.keys().copied().collect();
+    let mut command = read_all(&targets);
+    for (target, fd, _) in map {
+        command = command.pass_fd(fd, target);
+    }
+    let text = output(options, command).await;
+    let wanted: String = expected.iter().map(|(target, label)| format!("{target}={label}\n")).collect();
+    assert_eq!(text, wanted);
+}
+
+/// Sources and targets that overlap in every way: a swap, a cycle, a target that is another's source, itself.
+#[tokio::test]
+async fn maps_may_collide() {
+    for options in mechanisms() {
+        let (a, b) = (labelled("a"), labelled("b"));
+        let (x, y) = (a.as_raw_fd(), b.as_raw_fd());
+        arrives(&options, vec![(y, a, "a"), (x, b, "b")]).await; // a swap
+
+        let (a, b, c) = (labelled("a"), labelled("b"), labelled("c"));
+        let (x, y, z) = (a.as_raw_fd(), b.as_raw_fd(), c.as_raw_fd());
+        arrives(&options, vec![(y, a, "a"), (z, b, "b"), (x, c, "c")]).await; // a cycle
+
+        let (a, b) = (labelled("a"), labelled("b"));
+        let y = b.as_raw_fd();
+        arrives(&options, vec![(y, a, "a"), (y + 100, b, "b")]).await; // a target that is a source
+
+        let a = labelled("a");
+        let x = a.as_raw_fd();
+        arrives(&options, vec![(x, a, "a")]).await; // itself, although it is close-on-exec here
+    }
+}
+
+/// The classic: 3 and 4 change places, whoever has these numbers here.
+#[tokio::test]
+async fn low_numbers_can_be_taken() {
+    for options in mechanisms() {
+        arrives(
+            &options,
+            vec![(3, labelled("three"), "three"), (4, labelled("four"), "four"), (9, labelled("n"), "n")],
+        )
+        .await;
+    }
+}
+
+/// Nothing else arrives: not our close-on-exec descriptors, and not those somebody forgot to mark (the control).
+#[tokio::test]
+async fn exactly_the_declared_descriptors_arrive() {
+    let inheritable = labelled("x");
+    nix::fcntl::fcntl(&inheritable, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
+        .expect("unmarked");
+    let number = inheritable.as_raw_fd();
+    // `ls` lists the descriptor of the list as well: the one that leads to /proc.
+    let list = ["-l", "/proc/self/fd"];
+    let listed = |text: String| {
+        let entries = text.lines().filter_map(|line| line.split_once(" -> "));
+        let entries = entries.filter(|(_, to)| !to.starts_with("/proc/"));
+        let mut numbers: Vec<i32> = entries
+            .map(|(left, _)| left.rsplit(' ').next().expect("a name").parse().expect("a number"))
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    };
+
+    let control = std::process::Command::new("ls").args(list).output().expect("output").stdout;
+    let control = listed(String::from_utf8(control).expect("text"));
+    assert!(control.contains(&number), "control: std lets {number} through: {control:?}");
+
+    for options in mechanisms() {
+        assert_eq!(listed(output(&options, Command::new("ls").args(list)).await), [0, 1, 2]);
+        let command = Command::new("ls")
+            .args(list)
+            .pass_fd(labelled("a"), 3)
+            .pass_fd(labelled("b"), 7)
+            .pass_fd(labelled("c"), 250);
+        assert_eq!(listed(output(&options, command).await), [0, 1, 2, 3, 7, 250]);
+        let opened = OwnedFd::from(File::open("/bin/ls").expect("opened"));
+        let command = Command::new("ls").args(list).exe_fd(opened).pass_fd(labelled("a"), 3);
+        assert_eq!(listed(output(&options, command).await), [0, 1, 2, 3]);
+    }
+    drop(inheritable);
+}
+
+/// An exec error reaches the caller, and no byte of it a passed descriptor: wherever it is placed, over any number.
+#[tokio::test]
+async fn exec_errors_never_touch_a_passed_descriptor() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let (mut reader, writer) = pipe();
+        let writer = std::sync::Arc::new(writer);
+        let mut command = Command::new("/no/such/program").stdout(Stdio::Fd(writer.clone()));
+        for target in 3..40 {
+            command = command.pass_fd(writer.try_clone().expect("a copy"), target);
+        }
+        assert!(group.start(&command).await.expect_err("missing").is_not_found());
+        drop((command, writer));
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).expect("the end");
+        assert_eq!(bytes, b"");
+        group.remove().await.expect("gone");
+    }
+}
+
+#[tokio::test]
+async fn streams_go_where_they_should() {
+    for options in mechanisms() {
+        // standard input is /dev/null by default
+        let text = output(&options, sh("readlink /proc/$$/fd/0; cat")).await;
+        assert_eq!(text, "/dev/null\n");
+
+        // each stream on its own
+        let (mut out, out_writer) = pipe();
+        let (mut err, err_writer) = pipe();
+        let mut input = tempfile::tempfile().expect("a file");
+        input.write_all(b"input").expect("written");
+        std::io::Seek::rewind(&mut input).expect("rewound");
+        let command = sh("cat; echo error >&2").stdin_from(input).stdout(out_writer).stderr(err_writer);
+        let group = ProcessGroup::with_options(options.clone()).expect("a group");
+        let mut process = group.start(&command).await.expect("started");
+        drop(command);
+        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        let (mut out_text, mut err_text) = (String::new(), String::new());
+        out.read_to_string(&mut out_text).expect("text");
+        err.read_to_string(&mut err_text).expect("text");
+        assert_eq!((out_text.as_str(), err_text.as_str()), ("input", "error\n"));
+
+        // nothing at all
+        let command = sh("for fd in 1 2; do name=$(readlink /proc/$$/fd/$fd); echo $name >&3; done");
+        let (mut names, names_writer) = pipe();
+        let command = command.stdout(Stdio::Null).stderr(Stdio::Null).pass_fd(names_writer, 3);
+        let mut process = group.start(&command).await.expect("started");
+        drop(command);
+        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        let mut text = String::new();
+        names.read_to_string(&mut text).expect("text");
+        assert_eq!(text, "/dev/null\n/dev/null\n");
+        group.remove().await.expect("gone");
+    }
+}

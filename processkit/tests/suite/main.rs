@@ -1,0 +1,9 @@
+//! What the containment core promises, on real processes. One binary, so that it links once.
+
+mod containment;
+mod descriptors;
+mod lifecycle;
+mod rig;
+mod roles;
+mod spawning;
+mod teardown;

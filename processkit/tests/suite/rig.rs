@@ -1,0 +1,133 @@
+//! What the tests share: groups with names of their own, events with one deadline, and eyes on `/proc`.
+
+use processkit::{Command, Mechanism, ProcessGroup, ProcessGroupOptions};
+use std::fs::File;
+use std::future::Future;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::unix::pipe;
+
+/// Far more than anything here takes. Reached only if something hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The result of a wait, or a panic that says what did not happen.
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
+/// Whether tests that need a cgroup can run; says what is missing, and fails where everything is required.
+pub(crate) fn cgroups() -> bool {
+    let group = ProcessGroup::new().expect("a group");
+    if group.mechanism() == Mechanism::CgroupV2 {
+        return true;
+    }
+    let missing = format!("cgroup v2 is missing: {}", group.mechanism_reason());
+    assert!(std::env::var_os("HANDOFF_REQUIRE_ALL").is_none_or(|v| v != "1"), "{missing}");
+    eprintln!("not tested: {missing}");
+    false
+}
+
+/// Both mechanisms, as far as they are there.
+pub(crate) fn mechanisms() -> Vec<ProcessGroupOptions> {
+    let mut all = vec![ProcessGroupOptions::default().force_process_group()];
+    if cgroups() {
+        all.push(ProcessGroupOptions::default());
+        all.push(ProcessGroupOptions::default().without_clone3());
+    }
+    all
+}
+
+/// A name no other test has.
+pub(crate) fn unique(name: &str) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("test-{name}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// `sh -c script`.
+pub(crate) fn sh(script: &str) -> Command {
+    Command::new("/bin/sh").arg("-c").arg(script)
+}
+
+/// A pipe whose end for reading stays here.
+pub(crate) fn pipe() -> (File, OwnedFd) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    (File::from(OwnedFd::from(reader)), writer.into())
+}
+
+/// The lines of a command's standard output, as they come.
+pub(crate) struct Output(Lines<BufReader<pipe::Receiver>>);
+
+impl Output {
+    /// The command with its standard output led here. Drop the command after the start, or the end of the file never comes.
+    pub(crate) fn of(command: Command) -> (Command, Output) {
+        let (reader, writer) = pipe();
+        let receiver = pipe::Receiver::from_file(reader).expect("a pipe for the runtime");
+        (command.stdout(writer), Output(BufReader::new(receiver).lines()))
+    }
+
+    pub(crate) async fn line(&mut self) -> String {
+        let line = within("a line of output", self.0.next_line()).await.expect("readable");
+        line.expect("a line before the end")
+    }
+
+    pub(crate) async fn pid(&mut self) -> u32 {
+        let line = self.line().await;
+        line.trim().parse().unwrap_or_else(|_| panic!("not a pid: {line}"))
+    }
+
+    pub(crate) async fn end(&mut self) {
+        let line = within("the end of the output", self.0.next_line()).await.expect("readable");
+        assert_eq!(line, None);
+    }
+}
+
+/// Run a command to its end in a group of its own, and give its output.
+pub(crate) async fn output(options: &ProcessGroupOptions, command: Command) -> String {
+    let group = ProcessGroup::with_options(options.clone()).expect("a group");
+    let (mut reader, writer) = pipe();
+    let mut process = {
+        let command = command.stdout(writer);
+        group.start(&command).await.expect("started")
+    };
+    let exit = within("the end of the command", process.exit()).await.expect("an exit");
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("text");
+    assert!(exit.success(), "{exit}: {text}");
+    group.remove().await.expect("removed");
+    text
+}
+
+/// Alive, and not a zombie.
+pub(crate) fn lives(pid: u32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// The state in `/proc/<pid>/stat`; `None` without such a process.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// How many descriptors this process has open.
+pub(crate) fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("a list").count()
+}
+
+/// Until a file or directory is not there any more: told by the kernel, not by a clock.
+pub(crate) async fn vanished(path: &Path) {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let path = path.to_owned();
+    let waiting = tokio::task::spawn_blocking(move || {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
+        let parent = path.parent().expect("a parent");
+        inotify.add_watch(parent, AddWatchFlags::IN_DELETE).expect("a watch");
+        while path.exists() {
+            inotify.read_events().expect("events");
+        }
+    });
+    within("the removal of a directory", waiting).await.expect("no panic");
+}
