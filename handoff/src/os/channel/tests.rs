@@ -130,11 +130,11 @@ async fn a_wrong_number_of_descriptors_is_a_protocol_error_and_leaks_none() {
 async fn descriptors_in_the_middle_of_a_frame_are_refused() {
     let (mut channel, mut peer) = ends();
     let all = bytes(parked(0, 1));
-    peer.write_all(&all[..10]).expect("write");
+    peer.write_all(&all[..crate::wire::HEADER]).expect("write");
     let fd = file();
     let raw = [std::os::fd::AsRawFd::as_raw_fd(&fd)];
     let rights = [nix::sys::socket::ControlMessage::ScmRights(&raw)];
-    let iov = [std::io::IoSlice::new(&all[10..])];
+    let iov = [std::io::IoSlice::new(&all[crate::wire::HEADER..])];
     let raw_peer = std::os::fd::AsRawFd::as_raw_fd(&peer);
     nix::sys::socket::sendmsg::<()>(raw_peer, &iov, &rights, nix::sys::socket::MsgFlags::empty(), None)
         .expect("sent");
