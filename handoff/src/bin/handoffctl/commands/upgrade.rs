@@ -1,0 +1,90 @@
+//! `upgrade`: asks the supervisor, shows the phases, prints one result.
+
+use crate::args::{Format, Upgrade};
+use crate::client::{Client, NoAnswer};
+use crate::exit::Exit;
+use crate::output::{self, Progress};
+use handoff::machine::Outcome;
+use handoff::supervisor::protocol::{Reply, Request};
+use handoff::supervisor::report::HandoffReport;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a handoff may take beyond its deadline: finding out who owns the next epoch, and a cold start.
+const AFTERMATH: Duration = Duration::from_secs(180);
+
+pub(crate) fn main(args: &Upgrade) -> Exit {
+    let (exit, report) = match ask(args) {
+        Ok(ended) => ended,
+        Err(NoAnswer::NoSupervisor(why)) => (Exit::NoSupervisor, output::no_report(Outcome::PreflightFailed, why)),
+        Err(NoAnswer::NotAllowed(why)) => (Exit::Internal, output::no_report(Outcome::PreflightFailed, why)),
+        Err(e @ (NoAnswer::Gone | NoAnswer::Silent(_) | NoAnswer::Garbage(_))) => {
+            let why = format!("{e}; `handoffctl status --run-dir {}` tells who serves", args.run_dir.display());
+            (Exit::Unknown, output::no_report(Outcome::Unknown, why))
+        }
+    };
+    output::print(&output::report(&report, args.format));
+    // the block on stdout may go to a file: whoever looks at stderr sees what went wrong
+    if exit != Exit::Done && args.format == Format::Json {
+        output::complain(report.reason.as_deref().unwrap_or(output::word(report.outcome)));
+    }
+    exit
+}
+
+fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
+    let mut client = Client::connect(&args.run_dir, args.deadline + AFTERMATH)?;
+    let binary = match args.binary.as_deref().map(checked).transpose() {
+        Ok(binary) => binary,
+        Err(why) => return Ok((Exit::Preflight, output::no_report(Outcome::PreflightFailed, why))),
+    };
+    client.send(&Request::Upgrade {
+        binary,
+        drain_grace_ms: millis(args.drain_grace),
+        freeze_budget_ms: millis(args.freeze_budget),
+        deadline_ms: millis(args.deadline),
+    })?;
+    let progress = Progress::new();
+    loop {
+        return Ok(match client.next()? {
+            Reply::Phase { phase, at_ms, note } => {
+                progress.phase(&phase, at_ms, &note);
+                continue;
+            }
+            Reply::Result { report } => (Exit::of_outcome(report.outcome), *report),
+            Reply::Busy { handoff_id } => {
+                let why = format!(
+                    "another upgrade is running (handoff {handoff_id}): wait for it, or end it with `handoffctl abort`"
+                );
+                (Exit::Busy, output::no_report(Outcome::PreflightFailed, why))
+            }
+            Reply::Error { message } => (Exit::Internal, output::no_report(Outcome::Unknown, message)),
+            other @ (Reply::Aborting { .. } | Reply::NothingToAbort { .. } | Reply::Status { .. }) => {
+                return Err(NoAnswer::Garbage(format!("not an answer to an upgrade: {other:?}")));
+            }
+        });
+    }
+}
+
+/// The path as the supervisor can open it. What this user can see to be wrong need not be asked of the supervisor,
+/// whose own check is the one that counts.
+fn checked(binary: &Path) -> Result<PathBuf, String> {
+    let path = std::path::absolute(binary).map_err(|e| format!("--binary {}: {e}", binary.display()))?;
+    let meta = match std::fs::metadata(&path) {
+        Ok(meta) => meta,
+        // the supervisor's user may see more than this one
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(path),
+        Err(e) => return Err(format!("--binary {}: {e}; give the path of the new program", path.display())),
+    };
+    if !meta.is_file() {
+        return Err(format!("--binary {}: not a regular file; give the path of the new program", path.display()));
+    }
+    if meta.permissions().mode() & 0o111 == 0 {
+        return Err(format!("--binary {}: not executable; run chmod +x on it", path.display()));
+    }
+    Ok(path)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,68 @@
+//! The exit codes: an interface, like the JSON.
+
+use handoff::machine::Outcome;
+use std::process::ExitCode;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// As asked.
+    Done,
+    /// `status`: nothing serves.
+    NothingServes,
+    /// The command line is wrong.
+    Usage,
+    /// No supervisor answers.
+    NoSupervisor,
+    /// `upgrade`: the old server serves on.
+    Aborted,
+    /// `upgrade`: a server had to be started from disk.
+    ColdStarted,
+    /// `upgrade`: the claim files know.
+    Unknown,
+    /// Another upgrade or a recovery is open; `run`: directories in use.
+    Busy,
+    /// `upgrade`: the server was not touched; `run`: cannot start.
+    Preflight,
+    /// `abort`: nothing to abort, or too late.
+    NothingToAbort,
+    /// A bug, or a machine that does not do what every machine does.
+    Internal,
+}
+
+impl Exit {
+    /// The number that the shell sees.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::NothingServes => 1,
+            Exit::Usage => 2,
+            Exit::NoSupervisor => 3,
+            Exit::Aborted => 10,
+            Exit::ColdStarted => 11,
+            Exit::Unknown => 12,
+            Exit::Busy => 13,
+            Exit::Preflight => 14,
+            Exit::NothingToAbort => 16,
+            Exit::Internal => 70,
+        }
+    }
+
+    /// What an ended upgrade means for the one who asked.
+    pub(crate) fn of_outcome(outcome: Outcome) -> Exit {
+        match outcome {
+            Outcome::Committed => Exit::Done,
+            // taken back by the old server: for the operator the same as an abort
+            Outcome::Aborted | Outcome::Reclaimed => Exit::Aborted,
+            Outcome::ColdStarted => Exit::ColdStarted,
+            Outcome::PreflightFailed => Exit::Preflight,
+            Outcome::Unknown => Exit::Unknown,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
