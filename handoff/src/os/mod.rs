@@ -1,7 +1,14 @@
 //! The one door to the kernel: channels with descriptors, listeners, files, locks, claims.
 
 pub mod channel;
+pub mod claims;
 pub mod fds;
+pub mod files;
+pub mod identity;
 pub mod listeners;
+pub mod lock;
 pub mod queue;
 pub mod timers;
+
+#[cfg(test)]
+pub(crate) mod test;

@@ -1,0 +1,506 @@
+//! The file door: every file below a run or data directory is reached through a directory descriptor.
+//!
+//! Names are single components, never paths; symbolic links are not followed; every descriptor is close-on-exec.
+//! Nothing is durable until it was synced: a new file by itself *and* its directory.
+
+use crate::wire::FileId;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What was tried, with which file, and why it did not work.
+#[derive(Debug, thiserror::Error)]
+#[error("{op} {}: {source}", .path.display())]
+pub struct FileError {
+    /// What was tried.
+    pub op: &'static str,
+    /// With which file.
+    pub path: PathBuf,
+    /// Why not; where the operator can do something about it, what to do next.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// An error of our own: the file is there, but must not be used.
+    pub(crate) fn refused(op: &'static str, path: PathBuf, why: String) -> Self {
+        FileError { op, path, source: io::Error::new(io::ErrorKind::PermissionDenied, why) }
+    }
+
+    /// An error of our own: the content is not what it has to be.
+    pub(crate) fn content(path: PathBuf, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        FileError { op: "read", path, source: io::Error::new(io::ErrorKind::InvalidData, why) }
+    }
+
+    /// Whether the system gave this error number.
+    #[must_use]
+    pub fn is(&self, errno: Errno) -> bool {
+        self.source.raw_os_error() == Some(errno as i32)
+    }
+
+    /// Whether the disk or the quota is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.is(Errno::ENOSPC) || self.is(Errno::EDQUOT)
+    }
+
+    /// Whether there is no such file.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.is(Errno::ENOENT)
+    }
+}
+
+/// A directory, open: files in it stay reachable whatever happens to its path.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens a directory as it is.
+    ///
+    /// # Errors
+    /// It is not there, is no directory or may not be read.
+    pub fn open(path: &Path) -> Result<Dir, FileError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| error("open", path, e))?;
+        Ok(Dir { fd: Arc::new(fd), path: path.to_owned() })
+    }
+
+    /// Opens a directory for this user alone; creates it, mode 0700, where only the last component is missing.
+    ///
+    /// # Errors
+    /// It belongs to somebody else, lets group or others in, or a parent lets them replace it. The message says
+    /// which path, which mode and what to do.
+    pub fn open_private(path: &Path) -> Result<Dir, FileError> {
+        match mkdirat(AT_FDCWD, path, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => return Err(error("create", path, e)),
+        }
+        let path =
+            path.canonicalize().map_err(|source| FileError { op: "open", path: path.into(), source })?;
+        refuse_open_parents(&path)?;
+        let dir = Dir::open(&path)?;
+        dir.refuse_if_open()?;
+        Ok(dir)
+    }
+
+    /// Opens a directory in this one for this user alone; creates it, mode 0700, if it is missing.
+    ///
+    /// # Errors
+    /// As [`Dir::open_private`]; it is a symbolic link.
+    pub fn sub_private(&self, name: &str) -> Result<Dir, FileError> {
+        match mkdirat(&self.fd, component(self, name)?, Mode::S_IRWXU) {
+            Ok(()) => self.sync_dir()?,
+            Err(Errno::EEXIST) => {}
+            Err(e) => return Err(self.error("create", name, e)),
+        }
+        let dir = self.sub(name)?;
+        dir.refuse_if_open()?;
+        Ok(dir)
+    }
+
+    /// Opens a directory in this one as it is.
+    ///
+    /// # Errors
+    /// It is not there, is no directory or may not be read; it is a symbolic link.
+    pub fn sub(&self, name: &str) -> Result<Dir, FileError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        Ok(Dir { fd: Arc::new(self.open_fd(name, flags, 0)?), path: self.join(name) })
+    }
+
+    /// The path it was opened by, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file in it, for messages.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens a file for reading and writing; creates it if it is missing.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn create(&self, name: &str, mode: u32) -> Result<File, FileError> {
+        self.open_fd(name, OFlag::O_RDWR | OFlag::O_CREAT, mode).map(File::from)
+    }
+
+    /// Creates a file that must not be there yet, for reading and writing.
+    ///
+    /// # Errors
+    /// Those of `open(2)`; `EEXIST` when it is there.
+    pub fn create_new(&self, name: &str, mode: u32) -> Result<File, FileError> {
+        self.open_fd(name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, mode).map(File::from)
+    }
+
+    /// Opens a file for reading and writing that must be there.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn open_rw(&self, name: &str) -> Result<File, FileError> {
+        self.open_fd(name, OFlag::O_RDWR, 0).map(File::from)
+    }
+
+    /// Creates a file with this content and syncs it. The *name* is durable only after [`Dir::sync_dir`].
+    /// When it returns an error the file is gone again.
+    ///
+    /// # Errors
+    /// `EEXIST` when the name is taken; no room; a failed fsync.
+    pub fn write_new(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+        let mut file = self.create_new(name, mode)?;
+        let written = file
+            .write_all(bytes)
+            .map_err(|source| FileError { op: "write", path: self.join(name), source })
+            .and_then(|()| fsync(&file).map_err(|e| self.error("fsync", name, e)));
+        if written.is_err() {
+            // the first error is the one that tells something
+            let _ = self.unlink(name);
+        }
+        written
+    }
+
+    /// Puts a file with this content in the place of whatever has the name, durably: readers see the old content
+    /// or the new, also after power loss.
+    ///
+    /// # Errors
+    /// No room; a failed fsync. The old file is still there then.
+    pub fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+        let temp = Dir::temp_name();
+        self.write_new(&temp, bytes, mode)?;
+        self.rename(&temp, name).inspect_err(|_| {
+            let _ = self.unlink(&temp);
+        })?;
+        self.sync_dir()
+    }
+
+    /// A name that no other file has: `tmp.<pid>.<n>`. What its writer leaves behind is removed by
+    /// [`Dir::sweep_temps`].
+    pub(crate) fn temp_name() -> String {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        format!("tmp.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Removes temporary files whose writers are no longer alive.
+    ///
+    /// # Errors
+    /// Those of listing and removing.
+    pub(crate) fn sweep_temps(&self) -> Result<(), FileError> {
+        for name in self.list()? {
+            let writer = name.strip_prefix("tmp.").and_then(|rest| rest.split_once('.')).map(|(pid, _)| pid);
+            let Some(pid) = writer.and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0) else {
+                continue;
+            };
+            if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+                self.unlink_if_there(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a file a second name.
+    ///
+    /// # Errors
+    /// Those of `link(2)`; the path in the error is the new name's.
+    pub fn link(&self, from: &str, to: &str) -> Result<(), FileError> {
+        let (old, new) = (component(self, from)?, component(self, to)?);
+        linkat(&self.fd, old, &self.fd, new, AtFlags::empty()).map_err(|e| self.error("link", to, e))
+    }
+
+    /// Takes a name away.
+    ///
+    /// # Errors
+    /// Those of `unlink(2)`.
+    pub fn unlink(&self, name: &str) -> Result<(), FileError> {
+        unlinkat(&self.fd, component(self, name)?, UnlinkatFlags::NoRemoveDir)
+            .map_err(|e| self.error("remove", name, e))
+    }
+
+    /// Takes a name away if it is there; says whether it was.
+    ///
+    /// # Errors
+    /// Those of `unlink(2)` but `ENOENT`.
+    pub fn unlink_if_there(&self, name: &str) -> Result<bool, FileError> {
+        match self.unlink(name) {
+            Ok(()) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Renames, in place of whatever has the new name.
+    ///
+    /// # Errors
+    /// Those of `rename(2)`.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
+        let (old, new) = (component(self, from)?, component(self, to)?);
+        nix::fcntl::renameat(&self.fd, old, &self.fd, new).map_err(|e| self.error("rename to", to, e))
+    }
+
+    /// The whole content of a regular file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `read(2)`; it is longer; it is not a regular file.
+    pub fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, FileError> {
+        // a FIFO in the place of the file must not block us
+        let file = File::from(self.open_fd(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)?);
+        let stat = fstat(&file).map_err(|e| self.error("look at", name, e))?;
+        if !is(&stat, SFlag::S_IFREG) {
+            return Err(FileError::content(self.join(name), "not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        let most = limit as u64 + 1;
+        file.take(most).read_to_end(&mut bytes).map_err(|source| FileError {
+            op: "read",
+            path: self.join(name),
+            source,
+        })?;
+        if bytes.len() > limit {
+            return Err(FileError::content(self.join(name), format!("longer than {limit} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    /// The names in it, in no order. Names that are not UTF-8 are not ours and are left out.
+    ///
+    /// # Errors
+    /// Those of reading a directory.
+    pub fn list(&self) -> Result<Vec<String>, FileError> {
+        let wrong = |source| FileError { op: "list", path: self.path.clone(), source };
+        let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(own).map_err(wrong)? {
+            if let Ok(name) = entry.map_err(wrong)?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Status of a file, `None` if it is not there.
+    ///
+    /// # Errors
+    /// Those of `fstatat(2)`.
+    pub fn stat(&self, name: &str) -> Result<Option<FileStat>, FileError> {
+        match fstatat(&self.fd, component(self, name)?, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(self.error("look at", name, e)),
+        }
+    }
+
+    /// Makes the content of a file durable. Never call it again after an error: the kernel has forgotten by then
+    /// which pages did not get to the disk, and a second call says "fine" (fsync(2), "EIO").
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `fsync(2)`.
+    pub fn sync_file(&self, name: &str) -> Result<(), FileError> {
+        let file = self.open_fd(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)?;
+        fsync(&file).map_err(|e| self.error("fsync", name, e))
+    }
+
+    /// Makes the names in it durable. Never call it again after an error.
+    ///
+    /// # Errors
+    /// Those of `fsync(2)`.
+    pub fn sync_dir(&self) -> Result<(), FileError> {
+        fsync(&self.fd).map_err(|e| error("fsync", &self.path, e))
+    }
+
+    fn open_fd(&self, name: &str, flags: OFlag, mode: u32) -> Result<OwnedFd, FileError> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.fd, component(self, name)?, flags, Mode::from_bits_truncate(mode))
+            .map_err(|e| self.error("open", name, e))
+    }
+
+    fn error(&self, op: &'static str, name: &str, errno: Errno) -> FileError {
+        error(op, &self.join(name), errno)
+    }
+
+    fn refuse_if_open(&self) -> Result<(), FileError> {
+        let stat = fstat(&self.fd).map_err(|e| error("look at", &self.path, e))?;
+        let (path, mode, me) = (self.path.display(), stat.st_mode & 0o7777, geteuid());
+        if stat.st_uid != me.as_raw() {
+            let why = format!(
+                "belongs to uid {}, not to uid {me} that this runs as; \
+                 next: run as its owner, or chown {me} {path}",
+                stat.st_uid
+            );
+            return Err(FileError::refused("use", self.path.clone(), why));
+        }
+        if mode & 0o077 != 0 {
+            let why = format!("mode {mode:04o} lets group or others in; next: chmod 700 {path}");
+            return Err(FileError::refused("use", self.path.clone(), why));
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Identity of an open file.
+///
+/// # Errors
+/// Those of `fstat(2)`.
+pub fn file_id(file: impl AsFd) -> io::Result<FileId> {
+    Ok(id_of(&fstat(file)?))
+}
+
+pub(crate) fn id_of(stat: &FileStat) -> FileId {
+    FileId { dev: stat.st_dev, ino: stat.st_ino }
+}
+
+fn is(stat: &FileStat, kind: SFlag) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
+}
+
+fn error(op: &'static str, path: &Path, errno: Errno) -> FileError {
+    FileError { op, path: path.to_owned(), source: errno.into() }
+}
+
+/// A name must stay in the directory: one component.
+fn component<'a>(dir: &Dir, name: &'a str) -> Result<&'a str, FileError> {
+    if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file in this directory");
+        return Err(FileError { op: "use", path: dir.join(name), source });
+    }
+    Ok(name)
+}
+
+/// Who may write to a parent may put another directory in the place of ours, unless the parent is sticky.
+fn refuse_open_parents(path: &Path) -> Result<(), FileError> {
+    for parent in path.ancestors().skip(1) {
+        let stat = nix::sys::stat::stat(parent).map_err(|e| error("look at", parent, e))?;
+        let mode = stat.st_mode & 0o7777;
+        if mode & 0o022 != 0 && mode & Mode::S_ISVTX.bits() == 0 {
+            let why = format!(
+                "{} has mode {mode:04o}: group or others may replace what is in it; \
+                 next: chmod go-w {0}, or use another place",
+                parent.display()
+            );
+            return Err(FileError::refused("use", path.to_owned(), why));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn chmod(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_private_directory_is_made_and_an_open_one_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run");
+        Dir::open_private(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
+        chmod(&path, 0o755);
+        let message = Dir::open_private(&path).unwrap_err().to_string();
+        let path_text = path.canonicalize().unwrap().display().to_string();
+        assert!(
+            message.contains("mode 0755") && message.ends_with(&format!("chmod 700 {path_text}")),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_parent_that_others_may_write_to_is_refused_unless_sticky() {
+        let root = tempfile::tempdir().unwrap();
+        let shared = root.path().join("shared");
+        std::fs::create_dir(&shared).unwrap();
+        chmod(&shared, 0o777);
+        let message = Dir::open_private(&shared.join("run")).unwrap_err().to_string();
+        assert!(message.contains("mode 0777") && message.contains("chmod go-w"), "{message}");
+        chmod(&shared, 0o1777);
+        Dir::open_private(&shared.join("run")).unwrap();
+    }
+
+    #[test]
+    fn the_wrong_owner_is_refused() {
+        if !geteuid().is_root() {
+            return crate::os::test::lacks("root, to make a directory of somebody else");
+        }
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run");
+        Dir::open_private(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+        let message = Dir::open_private(&path).unwrap_err().to_string();
+        assert!(message.contains("belongs to uid 12345"), "{message}");
+    }
+
+    #[test]
+    fn links_are_not_followed_and_names_do_not_leave() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        symlink("/etc/passwd", root.path().join("link")).unwrap();
+        symlink("/tmp", root.path().join("dirlink")).unwrap();
+        assert!(dir.read("link", 1 << 20).unwrap_err().is(Errno::ELOOP));
+        assert!(dir.create("link", 0o600).is_err());
+        assert!(dir.sub_private("dirlink").is_err());
+        for name in ["../x", "a/b", "..", ".", ""] {
+            assert!(dir.read(name, 10).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn reading_is_limited_and_only_regular_files_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        dir.write_new("f", b"12345", 0o600).unwrap();
+        assert_eq!(dir.read("f", 5).unwrap(), b"12345");
+        assert!(dir.read("f", 4).unwrap_err().to_string().contains("longer than 4 bytes"));
+        assert!(dir.write_new("f", b"", 0o600).unwrap_err().is(Errno::EEXIST));
+        nix::unistd::mkfifo(&root.path().join("fifo"), Mode::S_IRWXU).unwrap();
+        assert!(dir.read("fifo", 4).unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[test]
+    fn replacing_leaves_one_whole_file() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        dir.replace("f", b"one", 0o600).unwrap();
+        dir.replace("f", b"two", 0o600).unwrap();
+        assert_eq!(dir.read("f", 10).unwrap(), b"two");
+        assert_eq!(dir.list().unwrap(), ["f"]);
+    }
+
+    #[test]
+    fn temps_of_the_dead_are_swept_those_of_the_living_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = format!("tmp.{}.0", child.id());
+        child.wait().unwrap();
+        let mine = Dir::temp_name();
+        for name in [dead.as_str(), &mine, "tmp.x.0", "other"] {
+            dir.write_new(name, b"", 0o600).unwrap();
+        }
+        dir.sweep_temps().unwrap();
+        let mut left = dir.list().unwrap();
+        left.sort();
+        let mut kept = [mine, "tmp.x.0".into(), "other".into()];
+        kept.sort();
+        assert_eq!(left, kept);
+    }
+}
