@@ -1,14 +1,18 @@
 //! The three roles as pure state machines, and the one way to find out where everything stands.
 
+mod fit;
 mod incumbent;
 mod instance;
+pub mod recovery;
 mod step;
 mod successor;
+mod supervisor;
 
 pub use incumbent::Incumbent;
 pub use instance::Instance;
 pub use step::{
-    Command, Effect, Effects, Ended, Ending, Facts, Hook, Input, ListenerSet, Machine, Outcome, Peer, Report, Step,
-    Timer, Upgrade, Violation, times,
+    Command, Effect, Effects, Ended, Ending, Facts, Hook, Input, ListenerSet, Machine, Outcome, Peer, Report,
+    Step, Timer, Upgrade, Violation, times,
 };
 pub use successor::Successor;
+pub use supervisor::Supervisor;

@@ -238,7 +238,8 @@ pub enum Effect {
     Disarm(Timer),
     /// S: start an instance in a container of its own under the peer's name (`Successor`, or `Incumbent` at a cold start).
     Spawn(Peer, InstanceId),
-    /// End the peer's whole tree by SIGKILL. Answered by `Gone` when it is empty (at once if it already was).
+    /// End the peer's whole tree by SIGKILL. Answered by `Gone` when it is empty (at once if it already was). A
+    /// second order before that answer is the same order: one `Gone`. `Forget` drops an answer that is still due.
     Kill(Peer),
     /// S: end the peer's tree by TERM, grace, KILL. Answered by `Gone`.
     Terminate(Peer),

@@ -2,7 +2,9 @@
 //!
 //! Until its claim it writes nothing; deciding and beginning to serve are one step.
 
-use super::step::{Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times};
+use super::step::{
+    Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times,
+};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId, ListenerName};
 use crate::wire::{Hello, HelloAck, Message, Refused, Standing, Strategy};
 use std::time::Duration;
@@ -30,21 +32,41 @@ enum State {
     /// N: Hello is sent.
     Greeting,
     /// N: the warm hook runs.
-    Warming { open: Open },
+    Warming {
+        open: Open,
+    },
     /// N: loaded, follows the log.
-    Warm { open: Open },
+    Warm {
+        open: Open,
+    },
     /// N: told Begin.
-    Opening { open: Open, work: Work, lost: bool },
+    Opening {
+        open: Open,
+        work: Work,
+        lost: bool,
+    },
     /// N: everything is there but the permission to claim.
-    Ready { open: Open, lost: bool },
+    Ready {
+        open: Open,
+        lost: bool,
+    },
     /// N: the claim is being asked for.
-    Claiming { open: Open },
+    Claiming {
+        open: Open,
+    },
     /// N: owns the epoch; the serve hook runs.
-    Starting { open: Open, epoch: Epoch },
+    Starting {
+        open: Open,
+        epoch: Epoch,
+    },
     /// X: one step after the other.
-    Cold { stage: Cold },
+    Cold {
+        stage: Cold,
+    },
     /// Serves: from here on it is an incumbent.
-    Serving { epoch: Epoch },
+    Serving {
+        epoch: Epoch,
+    },
     Finished,
 }
 
@@ -71,12 +93,22 @@ enum Cold {
 #[derive(Clone, Debug)]
 enum Event {
     Start,
-    Ack { handoff: HandoffId, epoch: Epoch, ack: HelloAck },
-    Begin { digest: Option<Digest> },
+    Ack {
+        handoff: HandoffId,
+        epoch: Epoch,
+        ack: HelloAck,
+    },
+    Begin {
+        digest: Option<Digest>,
+    },
     Commit,
-    Abort { reason: String },
+    Abort {
+        reason: String,
+    },
     /// The supervisor refused something: whatever it was, N goes.
-    Refused { why: String },
+    Refused {
+        why: String,
+    },
     Alive,
     Adopt,
     SupervisorLost,
@@ -87,7 +119,9 @@ enum Event {
     Opened(Result<(Digest, Epoch, bool), String>),
     ReceiveDone(Result<u64, String>),
     Served(Result<(), String>),
-    Locked { highest: Option<(Epoch, InstanceId)> },
+    Locked {
+        highest: Option<(Epoch, InstanceId)>,
+    },
     Claimed(Epoch, Option<InstanceId>),
     Failed(Step, String),
     Stop,
@@ -199,7 +233,9 @@ impl Successor {
             | State::Ready { open, .. }
             | State::Claiming { open }
             | State::Starting { open, .. } => Some(*open),
-            State::New | State::Greeting | State::Cold { .. } | State::Serving { .. } | State::Finished => None,
+            State::New | State::Greeting | State::Cold { .. } | State::Serving { .. } | State::Finished => {
+                None
+            }
         }
     }
 
@@ -207,7 +243,8 @@ impl Successor {
         match input {
             Input::Start => Event::Start,
             Input::Received(Peer::Supervisor, frame) => {
-                let ours = self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
+                let ours =
+                    self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
                 match frame.message {
                     Message::HelloAck(ack) => Event::Ack { handoff: frame.handoff, epoch: frame.epoch, ack },
                     Message::Begin { digest } if ours => Event::Begin { digest },
@@ -276,7 +313,9 @@ impl Successor {
                     other => Err(format!("the transfer reported {other:?}")),
                 })),
                 Hook::Serve => Event::Served(result.map(drop)),
-                Hook::Drain | Hook::Seal | Hook::HandOver | Hook::Verify | Hook::Resume | Hook::Retire => Event::Alien,
+                Hook::Drain | Hook::Seal | Hook::HandOver | Hook::Verify | Hook::Resume | Hook::Retire => {
+                    Event::Alien
+                }
             },
             Input::Locked { highest } => Event::Locked { highest },
             Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),
@@ -309,7 +348,8 @@ impl Successor {
         let open = self.open();
         self.state = State::Finished;
         let mut effects = Vec::new();
-        let (handoff, epoch) = open.map_or((HandoffId::NIL, self.hello.epoch), |open| (open.handoff, open.base));
+        let (handoff, epoch) =
+            open.map_or((HandoffId::NIL, self.hello.epoch), |open| (open.handoff, open.base));
         effects.push(Effect::send(
             Peer::Supervisor,
             handoff,
@@ -389,8 +429,26 @@ impl Machine for Successor {
                     vec![self.hello(), Effect::Arm(Timer::Lease, self.lease)]
                 }
                 event @ rest!(
-                    Ack, Begin, Commit, Abort, Refused, Alive, Adopt, SupervisorLost, LeaseOver, DeadlineOver,
-                    SelfCommit, Warmed, Opened, ReceiveDone, Served, Locked, Claimed, Failed, Stop, TransferEnded,
+                    Ack,
+                    Begin,
+                    Commit,
+                    Abort,
+                    Refused,
+                    Alive,
+                    Adopt,
+                    SupervisorLost,
+                    LeaseOver,
+                    DeadlineOver,
+                    SelfCommit,
+                    Warmed,
+                    Opened,
+                    ReceiveDone,
+                    Served,
+                    Locked,
+                    Claimed,
+                    Failed,
+                    Stop,
+                    TransferEnded,
                     Alien
                 ) => self.violation(&event),
             },
@@ -410,8 +468,21 @@ impl Machine for Successor {
                 Event::Stop => self.leave("asked to stop".into()),
                 Event::Alive | Event::Adopt => vec![Effect::Arm(Timer::Lease, self.lease)],
                 event @ rest!(
-                    Start, Begin, Commit, Abort, DeadlineOver, SelfCommit, Warmed, Opened, ReceiveDone, Served,
-                    Locked, Claimed, Failed, TransferEnded, Alien
+                    Start,
+                    Begin,
+                    Commit,
+                    Abort,
+                    DeadlineOver,
+                    SelfCommit,
+                    Warmed,
+                    Opened,
+                    ReceiveDone,
+                    Served,
+                    Locked,
+                    Claimed,
+                    Failed,
+                    TransferEnded,
+                    Alien
                 ) => self.violation(&event),
             },
             State::Warming { open } => match event {
@@ -428,8 +499,19 @@ impl Machine for Successor {
                 Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 event @ rest!(
-                    Start, Ack, Begin, Commit, SelfCommit, Opened, ReceiveDone, Served, Locked, Claimed, Failed,
-                    TransferEnded, Alien
+                    Start,
+                    Ack,
+                    Begin,
+                    Commit,
+                    SelfCommit,
+                    Opened,
+                    ReceiveDone,
+                    Served,
+                    Locked,
+                    Claimed,
+                    Failed,
+                    TransferEnded,
+                    Alien
                 ) => self.violation(&event),
             },
             State::Warm { open } => match event {
@@ -438,7 +520,8 @@ impl Machine for Successor {
                     let received = if overlap { Some(0) } else { None };
                     let work = Work { sealed: digest, locked: overlap, opened: None, received };
                     self.state = State::Opening { open, work, lost: false };
-                    let mut effects = vec![Effect::Disarm(Timer::Deadline), Effect::Arm(Timer::Lease, self.lease)];
+                    let mut effects =
+                        vec![Effect::Disarm(Timer::Deadline), Effect::Arm(Timer::Lease, self.lease)];
                     if overlap {
                         effects.push(Effect::Call(Hook::Open));
                     } else {
@@ -455,8 +538,19 @@ impl Machine for Successor {
                 Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 event @ rest!(
-                    Start, Ack, Commit, SelfCommit, Warmed, Opened, ReceiveDone, Served, Locked, Claimed, Failed,
-                    TransferEnded, Alien
+                    Start,
+                    Ack,
+                    Commit,
+                    SelfCommit,
+                    Warmed,
+                    Opened,
+                    ReceiveDone,
+                    Served,
+                    Locked,
+                    Claimed,
+                    Failed,
+                    TransferEnded,
+                    Alien
                 ) => self.violation(&event),
             },
             State::Opening { open, mut work, lost } => match event {
@@ -499,7 +593,17 @@ impl Machine for Successor {
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 Event::TransferEnded => Vec::new(),
                 event @ rest!(
-                    Start, Ack, Begin, Commit, DeadlineOver, SelfCommit, Warmed, Served, Claimed, Failed, Alien
+                    Start,
+                    Ack,
+                    Begin,
+                    Commit,
+                    DeadlineOver,
+                    SelfCommit,
+                    Warmed,
+                    Served,
+                    Claimed,
+                    Failed,
+                    Alien
                 ) => self.violation(&event),
             },
             State::Ready { open, lost } => match event {
@@ -511,22 +615,40 @@ impl Machine for Successor {
                 }
                 Event::Adopt => {
                     self.state = State::Ready { open, lost: false };
-                    vec![Effect::Disarm(Timer::SelfCommit), self.adopted(), Effect::Arm(Timer::Lease, self.lease)]
+                    vec![
+                        Effect::Disarm(Timer::SelfCommit),
+                        self.adopted(),
+                        Effect::Arm(Timer::Lease, self.lease),
+                    ]
                 }
                 Event::Abort { reason } => self.leave(format!("aborted: {reason}")),
                 Event::Refused { why } => self.leave(format!("refused by the supervisor: {why}")),
                 Event::Stop => self.leave("asked to stop".into()),
                 Event::Alive if !lost => vec![Effect::Arm(Timer::Lease, self.lease)],
-                Event::Alive | Event::SupervisorLost | Event::LeaseOver | Event::SelfCommit | Event::TransferEnded => {
-                    Vec::new()
-                }
+                Event::Alive
+                | Event::SupervisorLost
+                | Event::LeaseOver
+                | Event::SelfCommit
+                | Event::TransferEnded => Vec::new(),
                 event @ rest!(
-                    Start, Ack, Begin, DeadlineOver, Warmed, Opened, ReceiveDone, Served, Locked, Claimed, Failed,
+                    Start,
+                    Ack,
+                    Begin,
+                    DeadlineOver,
+                    Warmed,
+                    Opened,
+                    ReceiveDone,
+                    Served,
+                    Locked,
+                    Claimed,
+                    Failed,
                     Alien
                 ) => self.violation(&event),
             },
             State::Claiming { open } => match event {
-                Event::Claimed(epoch, Some(owner)) if epoch == open.base.next() && owner == self.hello.instance => {
+                Event::Claimed(epoch, Some(owner))
+                    if epoch == open.base.next() && owner == self.hello.instance =>
+                {
                     self.state = State::Starting { open, epoch };
                     vec![
                         Effect::SyncClaim(epoch),
@@ -535,7 +657,9 @@ impl Machine for Successor {
                     ]
                 }
                 Event::Claimed(epoch, Some(owner)) => self.leave(format!("epoch {epoch} belongs to {owner}")),
-                Event::Claimed(epoch, None) => self.leave(format!("no claim of epoch {epoch}: the handoff is over")),
+                Event::Claimed(epoch, None) => {
+                    self.leave(format!("no claim of epoch {epoch}: the handoff is over"))
+                }
                 Event::Failed(Step::Claim, why) => self.give_up(format!("claim: {why}")),
                 Event::Adopt => vec![self.adopted()],
                 // decided already, or in the hands of the file system
@@ -547,14 +671,27 @@ impl Machine for Successor {
                 | Event::TransferEnded => Vec::new(),
                 Event::Stop => self.give_up("asked to stop".into()),
                 event @ rest!(
-                    Start, Ack, Begin, Abort, Refused, DeadlineOver, Warmed, Opened, ReceiveDone, Served, Locked,
-                    Failed, Alien
+                    Start,
+                    Ack,
+                    Begin,
+                    Abort,
+                    Refused,
+                    DeadlineOver,
+                    Warmed,
+                    Opened,
+                    ReceiveDone,
+                    Served,
+                    Locked,
+                    Failed,
+                    Alien
                 ) => self.violation(&event),
             },
             State::Starting { open, epoch } => match event {
                 Event::Served(Ok(())) => self.serve(epoch, open.handoff, open.base),
                 Event::Served(Err(why)) => self.give_up(format!("serve: {why}")),
-                Event::Failed(Step::SyncClaim, why) => self.give_up(format!("the claim is not durable: {why}")),
+                Event::Failed(Step::SyncClaim, why) => {
+                    self.give_up(format!("the claim is not durable: {why}"))
+                }
                 Event::Adopt => vec![self.adopted()],
                 Event::Stop => self.give_up("asked to stop".into()),
                 Event::SupervisorLost
@@ -564,8 +701,19 @@ impl Machine for Successor {
                 | Event::Alive
                 | Event::TransferEnded => Vec::new(),
                 event @ rest!(
-                    Start, Ack, Begin, Abort, Refused, DeadlineOver, Warmed, Opened, ReceiveDone, Locked, Claimed,
-                    Failed, Alien
+                    Start,
+                    Ack,
+                    Begin,
+                    Abort,
+                    Refused,
+                    DeadlineOver,
+                    Warmed,
+                    Opened,
+                    ReceiveDone,
+                    Locked,
+                    Claimed,
+                    Failed,
+                    Alien
                 ) => self.violation(&event),
             },
             State::Cold { stage } => self.cold_on(stage, event),
@@ -625,8 +773,19 @@ impl Successor {
             (
                 _,
                 event @ rest!(
-                    Start, Begin, Commit, DeadlineOver, SelfCommit, Warmed, Opened, ReceiveDone, Served, Locked,
-                    Claimed, TransferEnded, Alien
+                    Start,
+                    Begin,
+                    Commit,
+                    DeadlineOver,
+                    SelfCommit,
+                    Warmed,
+                    Opened,
+                    ReceiveDone,
+                    Served,
+                    Locked,
+                    Claimed,
+                    TransferEnded,
+                    Alien
                 ),
             ) => {
                 let _ = overlap;

@@ -4,9 +4,11 @@
 
 mod rows;
 
-use super::step::{Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times};
+use super::step::{
+    Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times,
+};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
-use crate::wire::{PREPARE_HANDOFF, Message, Refused, Standing, Strategy};
+use crate::wire::{Message, PREPARE_HANDOFF, Refused, Standing, Strategy};
 use std::time::Duration;
 
 /// The incumbent's machine.
@@ -32,22 +34,61 @@ struct Open {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
-    Active { epoch: Epoch },
-    Draining { open: Open, drain_grace: Duration },
-    Drained { open: Open },
-    Sealing { open: Open, interrupted: bool },
-    Sealed { open: Open, digest: Digest, trail: Trail },
+    Active {
+        epoch: Epoch,
+    },
+    Draining {
+        open: Open,
+        drain_grace: Duration,
+    },
+    Drained {
+        open: Open,
+    },
+    Sealing {
+        open: Open,
+        interrupted: bool,
+    },
+    Sealed {
+        open: Open,
+        digest: Digest,
+        trail: Trail,
+    },
     /// The claim of base + 1 is being asked for.
-    Resolving { open: Open, digest: Digest, trail: Trail },
+    Resolving {
+        open: Open,
+        digest: Digest,
+        trail: Trail,
+    },
     /// The successor claimed and has not started yet.
-    Lingering { open: Open, digest: Digest, trail: Trail, ending: bool },
+    Lingering {
+        open: Open,
+        digest: Digest,
+        trail: Trail,
+        ending: bool,
+    },
     /// O is on its way back to serving, as the owner of `epoch` (or before it becomes that).
-    Taking { open: Open, digest: Digest, epoch: Epoch, stage: Stage },
+    Taking {
+        open: Open,
+        digest: Digest,
+        epoch: Epoch,
+        stage: Stage,
+    },
     /// The resume hook runs.
-    Resuming { open: Open, epoch: Epoch, failure: Option<String> },
-    Retiring { handoff: HandoffId, epoch: Epoch },
-    Stopping { epoch: Epoch },
-    Finished { epoch: Epoch },
+    Resuming {
+        open: Open,
+        epoch: Epoch,
+        failure: Option<String>,
+    },
+    Retiring {
+        handoff: HandoffId,
+        epoch: Epoch,
+    },
+    Stopping {
+        epoch: Epoch,
+    },
+    Finished {
+        epoch: Epoch,
+    },
 }
 
 /// What has been seen of the successor's end, in whatever order it comes.
@@ -77,15 +118,30 @@ enum Stage {
 /// What O can be told, sorted: everything else is none of its business.
 #[derive(Clone, Debug)]
 enum Event {
-    Prepare { handoff: HandoffId, epoch: Epoch, successor: InstanceId, drain_grace: Duration, freeze: Duration },
+    Prepare {
+        handoff: HandoffId,
+        epoch: Epoch,
+        successor: InstanceId,
+        drain_grace: Duration,
+        freeze: Duration,
+    },
     SealRequest,
-    Resolve { handoff: HandoffId },
-    Retire { grace: Duration },
+    Resolve {
+        handoff: HandoffId,
+    },
+    Retire {
+        grace: Duration,
+    },
     /// A heartbeat or another sign of life from the supervisor.
     Alive,
     Adopt,
     /// A frame of a handoff that is not open here.
-    Foreign { what: u16, name: &'static str, handoff: HandoffId, epoch: Epoch },
+    Foreign {
+        what: u16,
+        name: &'static str,
+        handoff: HandoffId,
+        epoch: Epoch,
+    },
     SupervisorLost,
     LeaseOver,
     FreezeOver,
@@ -102,7 +158,9 @@ enum Event {
     Retired,
     /// All connections were streamed, or the channel broke: the successor counts them, nothing to do here.
     HandedOver,
-    Locked { highest: Option<(Epoch, InstanceId)> },
+    Locked {
+        highest: Option<(Epoch, InstanceId)>,
+    },
     Claimed(Epoch, Option<InstanceId>),
     Failed(Step, String),
     Stop,
@@ -229,7 +287,10 @@ impl Incumbent {
             | State::Lingering { open, .. }
             | State::Taking { open, .. }
             | State::Resuming { open, .. } => Some(open),
-            State::Active { .. } | State::Retiring { .. } | State::Stopping { .. } | State::Finished { .. } => None,
+            State::Active { .. }
+            | State::Retiring { .. }
+            | State::Stopping { .. }
+            | State::Finished { .. } => None,
         }
     }
 
@@ -241,13 +302,15 @@ impl Incumbent {
                     || matches!(&self.state, State::Retiring { handoff: of, .. } if *of == handoff);
                 let (what, name) = (frame.message.kind(), frame.message.name());
                 match frame.message {
-                    Message::PrepareHandoff { successor, drain_grace_ms, freeze_budget_ms, .. } => Event::Prepare {
-                        handoff,
-                        epoch,
-                        successor,
-                        drain_grace: Duration::from_millis(drain_grace_ms.into()),
-                        freeze: Duration::from_millis(freeze_budget_ms.into()),
-                    },
+                    Message::PrepareHandoff { successor, drain_grace_ms, freeze_budget_ms, .. } => {
+                        Event::Prepare {
+                            handoff,
+                            epoch,
+                            successor,
+                            drain_grace: Duration::from_millis(drain_grace_ms.into()),
+                            freeze: Duration::from_millis(freeze_budget_ms.into()),
+                        }
+                    }
                     Message::SealRequest if ours => Event::SealRequest,
                     Message::Retire { grace_ms } if ours => {
                         Event::Retire { grace: Duration::from_millis(grace_ms.into()) }
@@ -281,7 +344,8 @@ impl Incumbent {
                 }
             }
             Input::Received(Peer::Successor, frame) => {
-                let ours = self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
+                let ours =
+                    self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
                 if ours && frame.message == Message::Started { Event::Started } else { Event::Alien }
             }
             Input::Received(Peer::Incumbent | Peer::Retiring(_), _) => Event::Alien,
@@ -329,7 +393,9 @@ impl Incumbent {
             Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),
             Input::Failed(step, why) => Event::Failed(step, why),
             Input::Command(Command::Stop) => Event::Stop,
-            Input::Start | Input::Command(Command::Start | Command::Upgrade(_) | Command::Abort) => Event::Alien,
+            Input::Start | Input::Command(Command::Start | Command::Upgrade(_) | Command::Abort) => {
+                Event::Alien
+            }
         }
     }
 
@@ -388,11 +454,7 @@ impl Incumbent {
     fn resolve(&mut self, open: Open, digest: Digest, trail: Trail) -> Effects {
         self.refused = open.handoff;
         self.state = State::Resolving { open, digest, trail };
-        vec![
-            Effect::Disarm(Timer::Lease),
-            Effect::Disarm(Timer::Freeze),
-            Effect::Claim(open.base.next()),
-        ]
+        vec![Effect::Disarm(Timer::Lease), Effect::Disarm(Timer::Freeze), Effect::Claim(open.base.next())]
     }
 
     /// The resume hook is the last step back: everything that makes it safe lies before it.
@@ -484,7 +546,9 @@ impl Machine for Incumbent {
             State::Sealing { open, interrupted } => self.sealing_on(open, interrupted, event),
             State::Sealed { open, digest, trail } => self.sealed_on(open, digest, trail, event),
             State::Resolving { open, digest, trail } => self.resolving_on(open, digest, trail, event),
-            State::Lingering { open, digest, trail, ending } => self.lingering_on(open, digest, trail, ending, event),
+            State::Lingering { open, digest, trail, ending } => {
+                self.lingering_on(open, digest, trail, ending, event)
+            }
             State::Taking { open, digest, epoch, stage } => self.taking_on(open, digest, epoch, stage, event),
             State::Resuming { open, epoch, failure } => self.resuming_on(open, epoch, failure, event),
             State::Retiring { handoff, epoch } => self.retiring_on(handoff, epoch, event),

@@ -3,7 +3,7 @@
 use super::{Event, Incumbent, Open, Stage, State, Trail};
 use crate::ids::{Digest, Epoch, HandoffId};
 use crate::machine::step::{Effect, Effects, Ending, Hook, Peer, Step, Timer, times};
-use crate::wire::{PREPARE_HANDOFF, Message, Refused, Strategy};
+use crate::wire::{Message, PREPARE_HANDOFF, Refused, Strategy};
 use std::time::Duration;
 
 /// The events that a row has no use for, spelled out so that a new one must be considered in every row.
@@ -15,7 +15,11 @@ impl Incumbent {
     pub(super) fn active_on(&mut self, epoch: Epoch, event: Event) -> Effects {
         match event {
             Event::Prepare { handoff, epoch: of, .. } if handoff == self.refused || of != epoch => {
-                vec![self.refuse_prepare(handoff, of, format!("this handoff is over here, epoch {epoch} is served"))]
+                vec![self.refuse_prepare(
+                    handoff,
+                    of,
+                    format!("this handoff is over here, epoch {epoch} is served"),
+                )]
             }
             Event::Prepare { handoff, epoch: base, successor, drain_grace, freeze } => {
                 let open = Open { handoff, base, successor, freeze };
@@ -39,9 +43,28 @@ impl Incumbent {
             Event::Failed(Step::SyncClaim, why) => self.give_up(format!("the claim is not durable: {why}")),
             Event::SupervisorLost | Event::Alive => Vec::new(),
             event @ rest!(
-                SealRequest, Retire, Adopt, Foreign, LeaseOver, FreezeOver, StartOver, GraceOver, Started,
-                TransferEnded, SuccessorExited, SuccessorGone, Drained, SealDone, Verified, Resumed, Retired,
-                HandedOver, Locked, Claimed, Failed, Alien
+                SealRequest,
+                Retire,
+                Adopt,
+                Foreign,
+                LeaseOver,
+                FreezeOver,
+                StartOver,
+                GraceOver,
+                Started,
+                TransferEnded,
+                SuccessorExited,
+                SuccessorGone,
+                Drained,
+                SealDone,
+                Verified,
+                Resumed,
+                Retired,
+                HandedOver,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }
@@ -69,8 +92,25 @@ impl Incumbent {
             Event::Stop => self.stop(open.base),
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Retire, Adopt, Foreign, FreezeOver, StartOver, GraceOver, Started,
-                SuccessorGone, SealDone, Verified, Resumed, Retired, HandedOver, Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Retire,
+                Adopt,
+                Foreign,
+                FreezeOver,
+                StartOver,
+                GraceOver,
+                Started,
+                SuccessorGone,
+                SealDone,
+                Verified,
+                Resumed,
+                Retired,
+                HandedOver,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => {
                 let _ = drain_grace;
                 self.violation(event)
@@ -109,8 +149,25 @@ impl Incumbent {
             }
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Retire, Adopt, Foreign, FreezeOver, StartOver, GraceOver, Started,
-                SuccessorGone, Drained, SealDone, Verified, Resumed, Retired, HandedOver, Locked, Claimed, Failed,
+                Prepare,
+                SealRequest,
+                Retire,
+                Adopt,
+                Foreign,
+                FreezeOver,
+                StartOver,
+                GraceOver,
+                Started,
+                SuccessorGone,
+                Drained,
+                SealDone,
+                Verified,
+                Resumed,
+                Retired,
+                HandedOver,
+                Locked,
+                Claimed,
+                Failed,
                 Alien
             ) => self.violation(event),
         }
@@ -138,13 +195,35 @@ impl Incumbent {
             Event::Stop => self.finish(Ending::Stopped),
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Retire, Adopt, Foreign, StartOver, GraceOver, Started, SuccessorGone, Drained,
-                Verified, Resumed, Retired, HandedOver, Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Retire,
+                Adopt,
+                Foreign,
+                StartOver,
+                GraceOver,
+                Started,
+                SuccessorGone,
+                Drained,
+                Verified,
+                Resumed,
+                Retired,
+                HandedOver,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }
 
-    pub(super) fn sealed_on(&mut self, open: Open, digest: Digest, mut trail: Trail, event: Event) -> Effects {
+    pub(super) fn sealed_on(
+        &mut self,
+        open: Open,
+        digest: Digest,
+        mut trail: Trail,
+        event: Event,
+    ) -> Effects {
         match event {
             Event::Started => self.retire(open),
             Event::Resolve { .. } | Event::SupervisorLost | Event::LeaseOver | Event::FreezeOver => {
@@ -165,13 +244,33 @@ impl Incumbent {
             Event::HandedOver => Vec::new(),
             Event::Stop => self.finish(Ending::Stopped),
             event @ rest!(
-                Prepare, SealRequest, Adopt, Foreign, StartOver, GraceOver, SuccessorGone, Drained, SealDone,
-                Verified, Resumed, Retired, Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Adopt,
+                Foreign,
+                StartOver,
+                GraceOver,
+                SuccessorGone,
+                Drained,
+                SealDone,
+                Verified,
+                Resumed,
+                Retired,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }
 
-    pub(super) fn resolving_on(&mut self, open: Open, digest: Digest, mut trail: Trail, event: Event) -> Effects {
+    pub(super) fn resolving_on(
+        &mut self,
+        open: Open,
+        digest: Digest,
+        mut trail: Trail,
+        event: Event,
+    ) -> Effects {
         match event {
             Event::Claimed(epoch, owner) if epoch == open.base.next() => match owner {
                 Some(owner) if owner == self.me => {
@@ -183,7 +282,9 @@ impl Incumbent {
                     effects.extend(self.linger(open, digest, trail, false));
                     effects
                 }
-                Some(third) => self.give_up(format!("epoch {epoch} belongs to {third}, which is not of this handoff")),
+                Some(third) => {
+                    self.give_up(format!("epoch {epoch} belongs to {third}, which is not of this handoff"))
+                }
                 None => self.give_up(format!("the claim of epoch {epoch} is gone: the handoff is over")),
             },
             Event::Failed(Step::Claim, why) => self.give_up(why),
@@ -207,8 +308,22 @@ impl Incumbent {
             | Event::HandedOver
             | Event::Alive => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Adopt, Foreign, StartOver, GraceOver, SuccessorGone, Drained, SealDone,
-                Verified, Resumed, Retired, Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Adopt,
+                Foreign,
+                StartOver,
+                GraceOver,
+                SuccessorGone,
+                Drained,
+                SealDone,
+                Verified,
+                Resumed,
+                Retired,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }
@@ -250,8 +365,20 @@ impl Incumbent {
             | Event::HandedOver
             | Event::Alive => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Adopt, Foreign, GraceOver, Drained, SealDone, Verified, Resumed, Retired,
-                Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Adopt,
+                Foreign,
+                GraceOver,
+                Drained,
+                SealDone,
+                Verified,
+                Resumed,
+                Retired,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }
@@ -290,16 +417,17 @@ impl Incumbent {
             (Stage::Verifying, Event::Verified(Ok(found))) => {
                 self.give_up(format!("the data changed after the seal: sealed {digest}, found {found}"))
             }
-            (Stage::Verifying, Event::Verified(Err(why))) => self.give_up(format!("the data cannot be verified: {why}")),
+            (Stage::Verifying, Event::Verified(Err(why))) => {
+                self.give_up(format!("the data cannot be verified: {why}"))
+            }
             (Stage::Claiming, Event::Claimed(of, owner)) if of == epoch => match owner {
                 Some(owner) if owner == self.me && overlap => self.take_overlap(open, epoch),
                 Some(owner) if owner == self.me => self.resume(open, epoch),
                 Some(other) => self.give_up(format!("epoch {epoch} belongs to {other}")),
                 None => self.give_up(format!("the claim of epoch {epoch} is gone: the handoff is over")),
             },
-            (Stage::Claiming, Event::Failed(Step::Claim, why)) | (Stage::Locking, Event::Failed(Step::Lock, why)) => {
-                self.give_up(why)
-            }
+            (Stage::Claiming, Event::Failed(Step::Claim, why))
+            | (Stage::Locking, Event::Failed(Step::Lock, why)) => self.give_up(why),
             (_, Event::Stop) => self.finish(Ending::Stopped),
             // on its way; Resumed will answer whoever asked
             (
@@ -318,14 +446,34 @@ impl Incumbent {
             (
                 _,
                 event @ rest!(
-                    Prepare, SealRequest, Adopt, Foreign, GraceOver, Started, SuccessorGone, Drained, SealDone,
-                    Verified, Resumed, Retired, Locked, Claimed, Failed, Alien
+                    Prepare,
+                    SealRequest,
+                    Adopt,
+                    Foreign,
+                    GraceOver,
+                    Started,
+                    SuccessorGone,
+                    Drained,
+                    SealDone,
+                    Verified,
+                    Resumed,
+                    Retired,
+                    Locked,
+                    Claimed,
+                    Failed,
+                    Alien
                 ),
             ) => self.violation(event),
         }
     }
 
-    pub(super) fn resuming_on(&mut self, open: Open, epoch: Epoch, failure: Option<String>, event: Event) -> Effects {
+    pub(super) fn resuming_on(
+        &mut self,
+        open: Open,
+        epoch: Epoch,
+        failure: Option<String>,
+        event: Event,
+    ) -> Effects {
         match event {
             Event::Resumed(Ok(())) => self.serve_on(open, epoch, failure),
             Event::Resumed(Err(why)) => self.give_up(format!("resume: {why}")),
@@ -341,8 +489,22 @@ impl Incumbent {
             | Event::HandedOver
             | Event::Alive => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Adopt, Foreign, StartOver, GraceOver, Started, SuccessorGone, Drained,
-                SealDone, Verified, Retired, Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Adopt,
+                Foreign,
+                StartOver,
+                GraceOver,
+                Started,
+                SuccessorGone,
+                Drained,
+                SealDone,
+                Verified,
+                Retired,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }
@@ -363,8 +525,20 @@ impl Incumbent {
             | Event::StartOver
             | Event::Alive => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Adopt, Foreign, Started, SuccessorGone, Drained, SealDone, Verified, Resumed,
-                Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Adopt,
+                Foreign,
+                Started,
+                SuccessorGone,
+                Drained,
+                SealDone,
+                Verified,
+                Resumed,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }
@@ -380,8 +554,24 @@ impl Incumbent {
             | Event::Stop
             | Event::Alive => Vec::new(),
             event @ rest!(
-                Prepare, SealRequest, Resolve, Retire, Adopt, Foreign, FreezeOver, StartOver, Started, SuccessorGone,
-                Drained, SealDone, Verified, Resumed, Locked, Claimed, Failed, Alien
+                Prepare,
+                SealRequest,
+                Resolve,
+                Retire,
+                Adopt,
+                Foreign,
+                FreezeOver,
+                StartOver,
+                Started,
+                SuccessorGone,
+                Drained,
+                SealDone,
+                Verified,
+                Resumed,
+                Locked,
+                Claimed,
+                Failed,
+                Alien
             ) => self.violation(event),
         }
     }

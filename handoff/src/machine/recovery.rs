@@ -1,0 +1,221 @@
+//! Where everything stands when a supervisor starts and others already run: facts in, a machine out.
+//!
+//! An open handoff goes into the same routine as every other open end (`Resolving`); there is no other recovery code.
+
+use super::step::{Effect, Effects, Outcome, Peer, Timer, Upgrade, times};
+use super::supervisor::Supervisor;
+use crate::ids::{Epoch, HandoffId, InstanceId};
+use crate::journal::Record;
+use crate::wire::{Hello, Standing};
+use std::time::Duration;
+
+/// What a restarted supervisor found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Random base for the ids of instances that will be started.
+    pub base: InstanceId,
+    /// Its generation: higher than all before.
+    pub generation: u64,
+    /// The handoff that the journal shows begun and not ended.
+    pub open: Option<FoundHandoff>,
+    /// The highest claim.
+    pub highest: Option<(Epoch, InstanceId)>,
+    /// The instances that answered.
+    pub instances: Vec<FoundInstance>,
+}
+
+/// A handoff that the journal shows open.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundHandoff {
+    /// Its id.
+    pub handoff: HandoffId,
+    /// Who served when it began.
+    pub incumbent: InstanceId,
+    /// Who was to serve.
+    pub successor: InstanceId,
+    /// The base epoch.
+    pub epoch: Epoch,
+}
+
+/// An instance that answered Adopt.
+#[derive(Clone, Debug)]
+pub struct FoundInstance {
+    /// What it says of itself.
+    pub hello: Hello,
+    /// How it stands.
+    pub standing: Standing,
+    /// Its epoch (the base epoch while a handoff is open).
+    pub epoch: Epoch,
+    /// The handoff that is open for it, or nil.
+    pub handoff: HandoffId,
+    /// The other side of that handoff, or nil.
+    pub peer: InstanceId,
+}
+
+/// The machine to go on with, and who has which name in it.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// The machine.
+    pub supervisor: Supervisor,
+    /// To be performed first. Names are bound before.
+    pub effects: Effects,
+    /// Who is `Peer::Incumbent`.
+    pub incumbent: Option<InstanceId>,
+    /// Who is `Peer::Successor`, whether it answered or only its container is there.
+    pub successor: Option<InstanceId>,
+    /// Who is `Peer::Retiring`.
+    pub retiring: Vec<InstanceId>,
+}
+
+/// Decides where everything stands. Instances that answered and have no name in the result are of no handoff that is
+/// known: their trees are to be ended.
+#[must_use]
+pub fn recover(found: Found) -> Recovery {
+    let mut supervisor = Supervisor::new(found.base, found.generation);
+    let mut retiring = Vec::new();
+    let (mut serving, mut before): (Vec<FoundInstance>, Vec<FoundInstance>) = (Vec::new(), Vec::new());
+    for instance in found.instances {
+        match instance.standing {
+            Standing::Active | Standing::Draining | Standing::Sealed => serving.push(instance),
+            Standing::Retiring => retiring.push(instance.hello.instance),
+            Standing::Warming | Standing::Opening | Standing::Claimed | Standing::Starting => {
+                before.push(instance)
+            }
+        }
+    }
+    // the owner of the highest claim first: if a second one says it serves, it has not heard yet that it does not
+    let owner = found.highest.map(|(_, owner)| owner);
+    serving.sort_by_key(|i| (i.standing != Standing::Active, Some(i.hello.instance) != owner, i.epoch));
+    let mut serving = serving.into_iter();
+
+    let Some(first) = serving.next() else {
+        return without_incumbent(supervisor, found.open, before, retiring);
+    };
+    // N is active and O has not seen Started yet: it will, and leaves by itself
+    retiring.extend(serving.map(|i| i.hello.instance));
+    let mut effects = Effects::new();
+    for instance in &retiring {
+        supervisor.watch_retiring(*instance);
+        effects.push(Effect::Arm(Timer::Retire(*instance), times::START + times::RETIRE_SLACK));
+    }
+
+    let me = first.hello.instance;
+    let handoff = found
+        .open
+        .filter(|open| open.incumbent == me || open.successor == me)
+        .or_else(|| open_of(&first))
+        .filter(|open| first.handoff.is_nil() || first.handoff == open.handoff);
+    let mut successor = None;
+    match handoff {
+        // it began as the successor and serves: committed, whoever was to write that down
+        Some(open) if open.successor == me => {
+            let (handoff, epoch) = (open.handoff, first.epoch);
+            supervisor.found_idle(first.hello, epoch);
+            effects.push(Effect::Persist(Record::Ended {
+                handoff,
+                outcome: Outcome::Committed,
+                reason: None,
+                epoch,
+            }));
+        }
+        Some(open) => {
+            successor = Some(open.successor);
+            let reason = "the supervisor was restarted".to_owned();
+            let hello = before.iter().find(|i| i.hello.instance == open.successor).map(|i| i.hello.clone());
+            effects.extend(supervisor.found_open(upgrade(open), first.hello, open.epoch, hello, reason));
+        }
+        None => {
+            let epoch = first.epoch;
+            supervisor.found_idle(first.hello, epoch);
+        }
+    }
+    Recovery { supervisor, effects, incumbent: Some(me), successor, retiring }
+}
+
+/// O is gone. N may have claimed; a cold-started server may be on its way.
+fn without_incumbent(
+    mut supervisor: Supervisor,
+    open: Option<FoundHandoff>,
+    before: Vec<FoundInstance>,
+    retiring: Vec<InstanceId>,
+) -> Recovery {
+    let mut effects = Effects::new();
+    for instance in &retiring {
+        supervisor.watch_retiring(*instance);
+        effects.push(Effect::Arm(Timer::Retire(*instance), times::START + times::RETIRE_SLACK));
+    }
+    if let Some(cold) = before.iter().find(|i| i.handoff.is_nil() && i.standing != Standing::Warming) {
+        let instance = cold.hello.instance;
+        supervisor.found_starting(cold.hello.clone());
+        effects.push(Effect::Arm(Timer::ColdStart, times::COLD_START));
+        return Recovery { supervisor, effects, incumbent: Some(instance), successor: None, retiring };
+    }
+    let open = open.or_else(|| before.first().and_then(open_of_successor));
+    let Some(open) = open else {
+        return Recovery { supervisor, effects, incumbent: None, successor: None, retiring };
+    };
+    match before.iter().find(|i| i.hello.instance == open.successor) {
+        Some(n) => {
+            let reason = "the supervisor was restarted, the incumbent is gone".to_owned();
+            effects.extend(supervisor.found_orphan(
+                upgrade(open),
+                open.incumbent,
+                open.epoch,
+                n.hello.clone(),
+                reason,
+            ));
+            Recovery { supervisor, effects, incumbent: None, successor: Some(open.successor), retiring }
+        }
+        None => {
+            let reason = Some("the supervisor was restarted, nobody was left".to_owned());
+            let (handoff, outcome, epoch) = (open.handoff, Outcome::ColdStarted, open.epoch);
+            effects.push(Effect::Persist(Record::Ended { handoff, outcome, reason, epoch }));
+            // its container may still hold something
+            Recovery { supervisor, effects, incumbent: None, successor: None, retiring }
+        }
+    }
+}
+
+/// The open handoff by the incumbent's own word, where the journal does not tell.
+fn open_of(incumbent: &FoundInstance) -> Option<FoundHandoff> {
+    (!incumbent.handoff.is_nil()).then_some(FoundHandoff {
+        handoff: incumbent.handoff,
+        incumbent: incumbent.hello.instance,
+        successor: incumbent.peer,
+        epoch: incumbent.epoch,
+    })
+}
+
+fn open_of_successor(successor: &FoundInstance) -> Option<FoundHandoff> {
+    (!successor.handoff.is_nil()).then_some(FoundHandoff {
+        handoff: successor.handoff,
+        incumbent: successor.peer,
+        successor: successor.hello.instance,
+        epoch: successor.epoch,
+    })
+}
+
+/// The terms of the first supervisor are gone with it; what is still needed of them is the grace for retiring.
+fn upgrade(open: FoundHandoff) -> Upgrade {
+    Upgrade {
+        handoff: open.handoff,
+        successor: open.successor,
+        deadline: Duration::from_secs(60),
+        drain_grace: times::START,
+        freeze_budget: Duration::from_secs(2),
+    }
+}
+
+/// Which name an instance has, for whoever binds channels.
+#[must_use]
+pub fn name_of(recovery: &Recovery, instance: InstanceId) -> Option<Peer> {
+    if recovery.incumbent == Some(instance) {
+        Some(Peer::Incumbent)
+    } else if recovery.successor == Some(instance) {
+        Some(Peer::Successor)
+    } else if recovery.retiring.contains(&instance) {
+        Some(Peer::Retiring(instance))
+    } else {
+        None
+    }
+}

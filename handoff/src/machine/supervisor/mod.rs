@@ -1,0 +1,518 @@
+//! S: starts, watches, asks, kills, and never claims.
+//!
+//! It decides nothing that a claim decides. Its rows are in three files: [`rows`] is the way of a handoff that
+//! commits, [`resolve`] finds out who owns the next epoch, [`cold`] starts a server where nobody serves.
+
+/// The events that a row has no use for, spelled out so that a new one must be considered in every row.
+macro_rules! rest {
+    ($($name:ident),+ $(,)?) => { $(Event::$name { .. })|+ };
+}
+
+mod cold;
+mod event;
+mod found;
+mod resolve;
+mod rows;
+
+use super::fit;
+use super::step::{
+    Effect, Effects, Ended, Ending, Input, Machine, Outcome, Peer, Timer, Upgrade, Violation, times,
+};
+use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
+use crate::journal::Record;
+use crate::phase::Phase;
+use crate::wire::{Hello, HelloAck, Message, Strategy};
+use event::Event;
+use std::time::Duration;
+
+/// The supervisor's machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Supervisor {
+    /// Base of the instance ids it gives to cold-started servers.
+    base: InstanceId,
+    spawned: u32,
+    generation: u64,
+    /// Crashes since a server last served long enough.
+    crashes: u32,
+    cold_starts: u64,
+    retiring: Vec<InstanceId>,
+    state: State,
+}
+
+/// The server that serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Server {
+    facts: Box<Hello>,
+    epoch: Epoch,
+}
+
+/// One try to hand over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Try {
+    upgrade: Upgrade,
+    /// Who serves, and under which epoch it began.
+    server: Server,
+    /// What the successor said of itself; it has not spoken yet where a handoff was found open.
+    successor: Option<Box<Hello>>,
+}
+
+/// A process of a handoff, from S's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Party {
+    Alive,
+    /// Its main process ended or it is being killed; its tree is not known to be empty.
+    Ending,
+    Gone,
+}
+
+/// Why a server is started from disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Why {
+    /// Nothing ran before.
+    First,
+    /// The server died.
+    Died,
+    /// A handoff ended with nobody to serve on.
+    Handoff { handoff: HandoffId, reason: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// Nothing was started yet.
+    Empty,
+    /// The dead server's tree is being emptied before another may start.
+    Emptying {
+        why: Why,
+        successor: Party,
+    },
+    /// The pause before a cold start.
+    Pausing {
+        why: Why,
+    },
+    /// X was started.
+    Starting {
+        why: Why,
+        instance: InstanceId,
+        facts: Option<Box<Hello>>,
+    },
+    /// X did not become active: its tree is being ended.
+    StartFailed {
+        why: Why,
+        reason: String,
+    },
+    /// Somebody serves, nothing is open.
+    Idle {
+        server: Server,
+    },
+    /// N was started, its Hello is awaited.
+    Greeting {
+        t: Try,
+    },
+    /// N loads.
+    Warming {
+        t: Try,
+    },
+    /// N is being ended before O was touched.
+    Ending {
+        t: Try,
+        reason: String,
+    },
+    /// PrepareHandoff is sent.
+    Preparing {
+        t: Try,
+    },
+    /// SealRequest is sent.
+    Sealing {
+        t: Try,
+    },
+    /// Begin is sent.
+    Readying {
+        t: Try,
+        sealed: Option<(Digest, u64)>,
+        incumbent: Party,
+    },
+    /// Commit is sent.
+    Activating {
+        t: Try,
+        incumbent: Party,
+    },
+    /// Who owns the next epoch is being found out.
+    Resolving {
+        r: resolve::Resolving,
+    },
+    /// O serves on under `epoch`; N's tree is being ended.
+    Settling {
+        t: Try,
+        epoch: Epoch,
+        outcome: Outcome,
+        reason: String,
+    },
+    /// The restart budget is over.
+    Failed {
+        why: String,
+    },
+    /// Everything is being ended.
+    Stopping {
+        incumbent: Party,
+        successor: Party,
+    },
+    Stopped,
+}
+
+impl Supervisor {
+    /// A supervisor that has started nothing. `base` is a random id (its low 32 bits are used up), unique to this
+    /// supervisor.
+    #[must_use]
+    pub fn new(base: InstanceId, generation: u64) -> Self {
+        Self {
+            base,
+            spawned: 0,
+            generation,
+            crashes: 0,
+            cold_starts: 0,
+            retiring: Vec::new(),
+            state: State::Empty,
+        }
+    }
+
+    /// The phase of the open handoff.
+    #[must_use]
+    pub fn phase(&self) -> Option<Phase> {
+        match &self.state {
+            State::Greeting { .. } => Some(Phase::Spawn),
+            State::Warming { .. } => Some(Phase::Warm),
+            State::Preparing { .. } => Some(Phase::Drain),
+            State::Sealing { .. } => Some(Phase::Seal),
+            State::Readying { .. } => Some(Phase::Begin),
+            State::Activating { .. } => Some(Phase::Commit),
+            State::Resolving { .. } | State::Settling { .. } | State::Ending { .. } => Some(Phase::Resolve),
+            State::Emptying { why: Why::Handoff { .. }, .. }
+            | State::Pausing { why: Why::Handoff { .. } }
+            | State::Starting { why: Why::Handoff { .. }, .. }
+            | State::StartFailed { why: Why::Handoff { .. }, .. } => Some(Phase::Resolve),
+            State::Empty
+            | State::Emptying { .. }
+            | State::Pausing { .. }
+            | State::Starting { .. }
+            | State::StartFailed { .. }
+            | State::Idle { .. }
+            | State::Failed { .. }
+            | State::Stopping { .. }
+            | State::Stopped => None,
+        }
+    }
+
+    /// The open handoff.
+    #[must_use]
+    pub fn handoff(&self) -> Option<HandoffId> {
+        match &self.state {
+            State::Greeting { t }
+            | State::Warming { t }
+            | State::Ending { t, .. }
+            | State::Preparing { t }
+            | State::Sealing { t }
+            | State::Readying { t, .. }
+            | State::Activating { t, .. }
+            | State::Settling { t, .. } => Some(t.upgrade.handoff),
+            State::Resolving { r } => Some(r.t.upgrade.handoff),
+            State::Emptying { why: Why::Handoff { handoff, .. }, .. }
+            | State::Pausing { why: Why::Handoff { handoff, .. } }
+            | State::Starting { why: Why::Handoff { handoff, .. }, .. }
+            | State::StartFailed { why: Why::Handoff { handoff, .. }, .. } => Some(*handoff),
+            State::Empty
+            | State::Emptying { .. }
+            | State::Pausing { .. }
+            | State::Starting { .. }
+            | State::StartFailed { .. }
+            | State::Idle { .. }
+            | State::Failed { .. }
+            | State::Stopping { .. }
+            | State::Stopped => None,
+        }
+    }
+
+    /// Who serves now as far as S knows, and under which epoch. During a handoff: the incumbent.
+    #[must_use]
+    pub fn serving(&self) -> Option<(InstanceId, Epoch)> {
+        match &self.state {
+            State::Idle { server } => Some((server.facts.instance, server.epoch)),
+            State::Greeting { t }
+            | State::Warming { t }
+            | State::Ending { t, .. }
+            | State::Preparing { t }
+            | State::Sealing { t }
+            | State::Readying { t, .. }
+            | State::Activating { t, .. } => Some((t.server.facts.instance, t.server.epoch)),
+            State::Settling { t, epoch, .. } => Some((t.server.facts.instance, *epoch)),
+            State::Resolving { r } => Some((r.t.server.facts.instance, r.t.server.epoch)),
+            State::Empty
+            | State::Emptying { .. }
+            | State::Pausing { .. }
+            | State::Starting { .. }
+            | State::StartFailed { .. }
+            | State::Failed { .. }
+            | State::Stopping { .. }
+            | State::Stopped => None,
+        }
+    }
+
+    /// Whether an upgrade can begin now.
+    #[must_use]
+    pub fn upgrade_possible(&self) -> bool {
+        matches!(self.state, State::Idle { .. })
+    }
+
+    /// Whether the open handoff can still be aborted.
+    #[must_use]
+    pub fn abort_possible(&self) -> bool {
+        matches!(
+            self.state,
+            State::Greeting { .. }
+                | State::Warming { .. }
+                | State::Preparing { .. }
+                | State::Sealing { .. }
+                | State::Readying { .. }
+        )
+    }
+
+    /// Why no server is started any more.
+    #[must_use]
+    pub fn failed(&self) -> Option<&str> {
+        if let State::Failed { why } = &self.state { Some(why) } else { None }
+    }
+
+    /// Cold starts after a death, since this supervisor began.
+    #[must_use]
+    pub fn cold_starts(&self) -> u64 {
+        self.cold_starts
+    }
+
+    /// Former incumbents that are leaving.
+    #[must_use]
+    pub fn retiring(&self) -> &[InstanceId] {
+        &self.retiring
+    }
+
+    /// Name of the state, for traces and tables.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match &self.state {
+            State::Empty => "Empty",
+            State::Emptying { .. } => "Emptying",
+            State::Pausing { .. } => "Pausing",
+            State::Starting { .. } => "Starting",
+            State::StartFailed { .. } => "StartFailed",
+            State::Idle { .. } => "Idle",
+            State::Greeting { .. } => "Greeting",
+            State::Warming { .. } => "Warming",
+            State::Ending { .. } => "Ending",
+            State::Preparing { .. } => "Preparing",
+            State::Sealing { .. } => "Sealing",
+            State::Readying { .. } => "Readying",
+            State::Activating { .. } => "Activating",
+            State::Resolving { r } => r.state_name(),
+            State::Settling { .. } => "Settling",
+            State::Failed { .. } => "Failed",
+            State::Stopping { .. } => "Stopping",
+            State::Stopped => "Stopped",
+        }
+    }
+
+    /// The one place that decides what happens with what a state has no use for: nothing but a trace.
+    fn violation(&self, event: &Event) -> Effects {
+        let violation = Violation { state: self.state_name(), input: format!("{event:?}") };
+        #[cfg(feature = "system")]
+        tracing::debug!(target: "handoff.violation", role = "S", %violation);
+        #[cfg(not(feature = "system"))]
+        drop(violation);
+        Vec::new()
+    }
+
+    /// The answer to Hello.
+    fn ack(&self, hello: &Hello, incumbent: InstanceId, t: Option<&Try>) -> Option<Message> {
+        Some(Message::HelloAck(HelloAck {
+            version: fit::version(hello)?,
+            lease_ms: millis(times::LEASE),
+            freeze_budget_ms: t.map_or(0, |t| millis(t.upgrade.freeze_budget)),
+            deadline_ms: t.map_or(0, |t| millis(t.upgrade.deadline)),
+            generation: self.generation,
+            incumbent,
+            connection_format: t.map_or(0, |t| fit::connection_format(&t.server.facts, hello)),
+        }))
+    }
+
+    /// A retiring generation has its own small life beside whatever else goes on.
+    fn retiring_on(&mut self, event: &Event) -> Option<Effects> {
+        match event {
+            Event::RetiredExited(instance) | Event::RetireOver(instance)
+                if self.retiring.contains(instance) =>
+            {
+                Some(vec![Effect::Kill(Peer::Retiring(*instance))])
+            }
+            Event::RetiredGone(instance) if self.retiring.contains(instance) => {
+                self.retiring.retain(|other| other != instance);
+                let mut effects =
+                    vec![Effect::Disarm(Timer::Retire(*instance)), Effect::Forget(Peer::Retiring(*instance))];
+                effects.extend(self.stopped_if_empty());
+                Some(effects)
+            }
+            _ => None,
+        }
+    }
+
+    /// SIGTERM or `shutdown`: every process that was started is ended, whatever is open. Crash safety makes it
+    /// safe; the open handoff is left to the claims.
+    fn stop(&mut self) -> Effects {
+        let (incumbent, successor) = match &self.state {
+            State::Empty | State::Pausing { .. } | State::Failed { .. } | State::Stopped => {
+                (Party::Gone, Party::Gone)
+            }
+            State::Emptying { successor, .. } => (Party::Ending, *successor),
+            State::StartFailed { .. } => (Party::Ending, Party::Gone),
+            State::Starting { .. } | State::Idle { .. } => (Party::Alive, Party::Gone),
+            State::Greeting { .. }
+            | State::Warming { .. }
+            | State::Preparing { .. }
+            | State::Sealing { .. }
+            | State::Ending { .. }
+            | State::Settling { .. } => (Party::Alive, Party::Alive),
+            State::Readying { incumbent, .. } | State::Activating { incumbent, .. } => {
+                (*incumbent, Party::Alive)
+            }
+            State::Resolving { r } => (r.incumbent, r.successor),
+            State::Stopping { .. } => return Vec::new(),
+        };
+        let handoff = self.handoff();
+        let epoch = self.serving().map_or(Epoch::ZERO, |(_, epoch)| epoch);
+        let mut effects = Vec::new();
+        if let Some(handoff) = handoff {
+            let reason = Some("the supervisor was stopped".to_owned());
+            effects.push(Effect::Report(Ended { handoff, outcome: Outcome::Unknown, reason, epoch }));
+        }
+        if successor != Party::Gone {
+            effects.push(Effect::Kill(Peer::Successor));
+        }
+        match incumbent {
+            Party::Alive => effects.push(Effect::Terminate(Peer::Incumbent)),
+            Party::Ending => effects.push(Effect::Kill(Peer::Incumbent)),
+            Party::Gone => {}
+        }
+        effects.extend(self.retiring.iter().map(|instance| Effect::Terminate(Peer::Retiring(*instance))));
+        self.state = State::Stopping { incumbent, successor };
+        effects.extend(self.stopped_if_empty());
+        effects
+    }
+
+    fn stopped_if_empty(&mut self) -> Effects {
+        if self.state == (State::Stopping { incumbent: Party::Gone, successor: Party::Gone })
+            && self.retiring.is_empty()
+        {
+            self.state = State::Stopped;
+            vec![Effect::Persist(Record::Stopped), Effect::Finish(Ending::Stopped)]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The new server is the incumbent, the old one, if it lives, retires by itself and is watched.
+    fn commit(&mut self, t: Try, epoch: Epoch, incumbent: Party) -> Effects {
+        let handoff = t.upgrade.handoff;
+        let old = t.server.facts.instance;
+        let facts = t.successor.unwrap_or_else(|| t.server.facts.clone());
+        let serving = facts.instance;
+        self.state = State::Idle { server: Server { facts, epoch } };
+        let mut effects = vec![
+            Effect::Disarm(Timer::Deadline),
+            Effect::Disarm(Timer::Freeze),
+            Effect::Disarm(Timer::Active),
+            Effect::Disarm(Timer::Silent),
+            Effect::Promote,
+            Effect::Persist(Record::Serving { instance: serving, epoch }),
+            Effect::Persist(Record::Ended { handoff, outcome: Outcome::Committed, reason: None, epoch }),
+        ];
+        if incumbent != Party::Gone {
+            let grace = t.upgrade.drain_grace;
+            let peer = Peer::Retiring(old);
+            self.retiring.push(old);
+            effects.push(Effect::send(
+                peer,
+                handoff,
+                t.server.epoch,
+                Message::Retire { grace_ms: millis(grace) },
+            ));
+            effects.push(Effect::Arm(Timer::Retire(old), grace + times::RETIRE_SLACK));
+            if incumbent == Party::Ending {
+                effects.push(Effect::Kill(peer));
+            }
+            // eight generations may be leaving at once; beyond that the oldest goes early
+            if self.retiring.len() > 8 {
+                effects.push(Effect::Kill(Peer::Retiring(self.retiring[0])));
+            }
+        }
+        effects.push(Effect::Report(Ended { handoff, outcome: Outcome::Committed, reason: None, epoch }));
+        effects
+    }
+}
+
+impl Machine for Supervisor {
+    fn handle(&mut self, input: Input) -> Effects {
+        let event = event::sort(input);
+        if let Some(effects) = self.retiring_on(&event) {
+            return effects;
+        }
+        if matches!(event, Event::Stop) {
+            return self.stop();
+        }
+        match self.state.clone() {
+            State::Empty => self.empty_on(event),
+            State::Emptying { why, successor } => self.emptying_on(why, successor, event),
+            State::Pausing { why } => self.pausing_on(why, event),
+            State::Starting { why, instance, facts } => self.starting_on(why, instance, facts, event),
+            State::StartFailed { why, reason } => self.start_failed_on(why, reason, event),
+            State::Idle { server } => self.idle_on(server, event),
+            State::Greeting { t } => self.greeting_on(t, event),
+            State::Warming { t } => self.warming_on(t, event),
+            State::Ending { t, reason } => self.ending_on(t, reason, event),
+            State::Preparing { t } => self.preparing_on(t, event),
+            State::Sealing { t } => self.sealing_on(t, event),
+            State::Readying { t, sealed, incumbent } => self.readying_on(t, sealed, incumbent, event),
+            State::Activating { t, incumbent } => self.activating_on(t, incumbent, event),
+            State::Resolving { r } => self.resolving_on(r, event),
+            State::Settling { t, epoch, outcome, reason } => {
+                self.settling_on(t, epoch, outcome, reason, event)
+            }
+            State::Failed { .. } => self.failed_on(event),
+            State::Stopping { incumbent, successor } => self.stopping_on(incumbent, successor, event),
+            State::Stopped => self.violation(&event),
+        }
+    }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Try {
+    fn overlap(&self) -> bool {
+        self.server.facts.strategy == Strategy::Overlap
+    }
+
+    /// A frame to O within this handoff.
+    fn to_incumbent(&self, message: Message) -> Effect {
+        Effect::send(Peer::Incumbent, self.upgrade.handoff, self.server.epoch, message)
+    }
+
+    /// A frame to N within this handoff.
+    fn to_successor(&self, message: Message) -> Effect {
+        Effect::send(Peer::Successor, self.upgrade.handoff, self.server.epoch, message)
+    }
+
+    fn is(&self, handoff: HandoffId) -> bool {
+        self.upgrade.handoff == handoff
+    }
+
+    /// The epoch that the handoff is about.
+    fn next(&self) -> Epoch {
+        self.server.epoch.next()
+    }
+}

@@ -1,0 +1,776 @@
+//! The way of a handoff that commits, and every way off it.
+
+use super::event::Event;
+use super::{Party, Server, State, Supervisor, Try, fit, millis};
+use crate::ids::{Digest, Epoch};
+use crate::journal::Record;
+use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Upgrade, times};
+use crate::wire::Message;
+
+impl Supervisor {
+    pub(super) fn idle_on(&mut self, server: Server, event: Event) -> Effects {
+        match event {
+            Event::Upgrade(upgrade) => self.begin(server, upgrade),
+            Event::IncumbentExited => self.died(),
+            // the channel broke: the server serves on, S asks it again
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentAdopted { epoch, .. } => {
+                self.state = State::Idle { server: Server { epoch, ..server } };
+                Vec::new()
+            }
+            Event::Healthy => {
+                self.crashes = 0;
+                Vec::new()
+            }
+            // the server took its tenure back by itself, and S hears of it late
+            Event::Resumed { epoch, .. } if epoch >= server.epoch => {
+                self.state = State::Idle { server: Server { epoch, ..server } };
+                Vec::new()
+            }
+            Event::IncumbentProgress | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest!(
+                Start,
+                Abort,
+                Stop,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                SuccessorRefused,
+                SuccessorProgress,
+                SuccessorClosed,
+                SuccessorExited,
+                SuccessorGone,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DeadlineOver,
+                DrainOver,
+                FreezeOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    fn begin(&mut self, server: Server, upgrade: Upgrade) -> Effects {
+        let intent = Record::Intent {
+            handoff: upgrade.handoff,
+            incumbent: server.facts.instance,
+            successor: upgrade.successor,
+            epoch: server.epoch,
+        };
+        self.state = State::Greeting { t: Try { upgrade, server, successor: None } };
+        vec![
+            Effect::Persist(intent),
+            Effect::Spawn(Peer::Successor, upgrade.successor),
+            Effect::Arm(Timer::Deadline, upgrade.deadline),
+        ]
+    }
+
+    /// Before O was touched: N's tree is ended, nothing else.
+    fn end(&mut self, t: Try, reason: String) -> Effects {
+        self.state = State::Ending { t, reason };
+        vec![Effect::Disarm(Timer::Deadline), Effect::Kill(Peer::Successor)]
+    }
+
+    pub(super) fn greeting_on(&mut self, t: Try, event: Event) -> Effects {
+        match event {
+            Event::SuccessorHello { hello } => {
+                if hello.instance != t.upgrade.successor {
+                    return self.end(t, "the successor calls itself another instance".to_owned());
+                }
+                if let Some(reason) = fit::misfit(&t.server.facts, &hello) {
+                    return self.end(t, reason);
+                }
+                let Some(ack) = self.ack(&hello, t.server.facts.instance, Some(&t)) else {
+                    return self.end(t, "no wire version in common".to_owned());
+                };
+                let greeting = t.to_successor(ack);
+                self.state = State::Warming { t: Try { successor: Some(hello), ..t } };
+                vec![greeting]
+            }
+            Event::SuccessorExited => {
+                self.end(t, "the new binary exited before it said Hello: is it a handoff server?".to_owned())
+            }
+            Event::SuccessorClosed => self.end(
+                t,
+                "the new binary closed its channel or sent garbage before Hello: is it a handoff server?"
+                    .to_owned(),
+            ),
+            Event::SuccessorRefused { why } => self.end(t, format!("the new binary refused: {why}")),
+            Event::DeadlineOver => {
+                self.end(t, "the deadline is over; awaited Hello from the new binary".to_owned())
+            }
+            Event::Abort => self.end(t, "aborted by the operator".to_owned()),
+            Event::Failed(Step::Spawn | Step::Persist, why) => self.end(t, why),
+            Event::IncumbentExited => self.incumbent_died_early(t),
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::Healthy
+            | Event::IncumbentAdopted { .. }
+            | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Stop,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                SuccessorGone,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DrainOver,
+                FreezeOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    pub(super) fn warming_on(&mut self, t: Try, event: Event) -> Effects {
+        match event {
+            Event::Warmed { handoff } if t.is(handoff) => {
+                let facts = &t.server.facts;
+                let format = t.successor.as_ref().map_or(0, |n| fit::connection_format(facts, n));
+                let prepare = t.to_incumbent(Message::PrepareHandoff {
+                    successor: t.upgrade.successor,
+                    deadline_ms: millis(t.upgrade.deadline),
+                    drain_grace_ms: millis(t.upgrade.drain_grace),
+                    freeze_budget_ms: millis(t.upgrade.freeze_budget),
+                    connection_format: format,
+                });
+                let late = t.upgrade.drain_grace + times::LEASE;
+                self.state = State::Preparing { t };
+                vec![prepare, Effect::Arm(Timer::Drain, late)]
+            }
+            Event::SuccessorExited => {
+                self.end(t, "the successor died while warming; awaited Warmed".to_owned())
+            }
+            Event::SuccessorClosed => {
+                self.end(t, "the successor's channel ended while warming; awaited Warmed".to_owned())
+            }
+            Event::SuccessorRefused { why } => {
+                self.end(t, format!("the successor left while warming: {why}"))
+            }
+            Event::DeadlineOver => {
+                self.end(t, "the deadline is over; awaited Warmed from the successor".to_owned())
+            }
+            Event::Abort => self.end(t, "aborted by the operator".to_owned()),
+            Event::IncumbentExited => self.incumbent_died_early(t),
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::Healthy
+            | Event::IncumbentAdopted { .. }
+            | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Stop,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                SuccessorGone,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DrainOver,
+                FreezeOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    /// O died by itself before the handoff touched it: the same routine as for every other open end.
+    fn incumbent_died_early(&mut self, t: Try) -> Effects {
+        self.resolve(
+            t,
+            "the incumbent died while the successor warmed".to_owned(),
+            Party::Ending,
+            Party::Alive,
+            false,
+        )
+    }
+
+    pub(super) fn ending_on(&mut self, t: Try, reason: String, event: Event) -> Effects {
+        match event {
+            Event::SuccessorGone => {
+                let (handoff, epoch) = (t.upgrade.handoff, t.server.epoch);
+                let outcome = Outcome::PreflightFailed;
+                self.state = State::Idle { server: t.server };
+                vec![
+                    Effect::Forget(Peer::Successor),
+                    Effect::Persist(Record::Ended { handoff, outcome, reason: Some(reason.clone()), epoch }),
+                    Effect::Report(Ended { handoff, outcome, reason: Some(reason), epoch }),
+                ]
+            }
+            // what it said itself is the better reason than how its end was seen
+            Event::SuccessorRefused { why } => {
+                self.state = State::Ending { t, reason: format!("{reason}: {why}") };
+                Vec::new()
+            }
+            Event::IncumbentExited => self.resolve(
+                t,
+                format!("{reason}; the incumbent died too"),
+                Party::Ending,
+                Party::Ending,
+                false,
+            ),
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::SuccessorClosed
+            | Event::SuccessorExited
+            | Event::Healthy
+            | Event::IncumbentAdopted { .. }
+            | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Abort,
+                Stop,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DeadlineOver,
+                DrainOver,
+                FreezeOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    pub(super) fn preparing_on(&mut self, t: Try, event: Event) -> Effects {
+        match event {
+            Event::Drained { handoff } if t.is(handoff) && t.overlap() => {
+                let begin = t.to_successor(Message::Begin { digest: None });
+                self.state = State::Readying { t, sealed: None, incumbent: Party::Alive };
+                vec![Effect::Disarm(Timer::Drain), begin]
+            }
+            Event::Drained { handoff } if t.is(handoff) => {
+                let (seal, freeze) = (t.to_incumbent(Message::SealRequest), t.upgrade.freeze_budget);
+                self.state = State::Sealing { t };
+                // the record stands before the request, outside the freeze
+                vec![
+                    Effect::Disarm(Timer::Drain),
+                    Effect::Persist(Record::SealRequested { handoff }),
+                    seal,
+                    Effect::Arm(Timer::Freeze, freeze),
+                ]
+            }
+            Event::IncumbentRefused { handoff, why } if t.is(handoff) => {
+                self.unsealed(t, format!("the incumbent refused: {why}"))
+            }
+            Event::Resumed { handoff, epoch } if t.is(handoff) => self.settle(
+                t,
+                epoch,
+                "the incumbent resumed: its drain failed or it lost the supervisor".to_owned(),
+            ),
+            Event::SuccessorExited => {
+                self.unsealed(t, "the successor died; awaited Drained from the incumbent".to_owned())
+            }
+            Event::SuccessorClosed | Event::SuccessorRefused { .. } => {
+                self.unsealed(t, "the successor left; awaited Drained from the incumbent".to_owned())
+            }
+            Event::DrainOver => {
+                self.unsealed(t, "the drain took too long; awaited Drained from the incumbent".to_owned())
+            }
+            Event::DeadlineOver => {
+                self.unsealed(t, "the deadline is over; awaited Drained from the incumbent".to_owned())
+            }
+            Event::Abort => self.unsealed(t, "aborted by the operator".to_owned()),
+            Event::IncumbentClosed => {
+                self.unsealed(t, "the incumbent's channel ended; awaited Drained".to_owned())
+            }
+            Event::IncumbentExited => self.resolve(
+                t,
+                "the incumbent died; awaited Drained".to_owned(),
+                Party::Ending,
+                Party::Alive,
+                false,
+            ),
+            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Stop,
+                IncumbentHello,
+                IncumbentAdopted,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                SuccessorGone,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                FreezeOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    fn unsealed(&mut self, t: Try, reason: String) -> Effects {
+        self.resolve(t, reason, Party::Alive, Party::Alive, false)
+    }
+
+    pub(super) fn sealing_on(&mut self, t: Try, event: Event) -> Effects {
+        match event {
+            Event::SealComplete { handoff, digest, connections } if t.is(handoff) => {
+                let begin = t.to_successor(Message::Begin { digest: Some(digest.clone()) });
+                self.state =
+                    State::Readying { t, sealed: Some((digest, connections)), incumbent: Party::Alive };
+                vec![begin]
+            }
+            Event::SealFailed { handoff, error } if t.is(handoff) => {
+                let epoch = t.server.epoch;
+                self.settle(t, epoch, format!("the seal failed: {error}"))
+            }
+            Event::Resumed { handoff, epoch } if t.is(handoff) => {
+                self.settle(t, epoch, "the incumbent resumed: its freeze budget was over".to_owned())
+            }
+            Event::IncumbentRefused { handoff, why } if t.is(handoff) => {
+                self.sealed(t, format!("the incumbent refused: {why}"), Party::Alive)
+            }
+            Event::SuccessorExited | Event::SuccessorClosed | Event::SuccessorRefused { .. } => self.sealed(
+                t,
+                "the successor left; awaited SealComplete from the incumbent".to_owned(),
+                Party::Alive,
+            ),
+            Event::FreezeOver => self.sealed(
+                t,
+                "the freeze budget is over; awaited SealComplete from the incumbent".to_owned(),
+                Party::Alive,
+            ),
+            Event::DeadlineOver => self.sealed(
+                t,
+                "the deadline is over; awaited SealComplete from the incumbent".to_owned(),
+                Party::Alive,
+            ),
+            Event::Abort => self.sealed(t, "aborted by the operator".to_owned(), Party::Alive),
+            Event::IncumbentClosed => {
+                self.sealed(t, "the incumbent's channel ended; awaited SealComplete".to_owned(), Party::Alive)
+            }
+            Event::IncumbentExited => {
+                self.sealed(t, "the incumbent died; awaited SealComplete".to_owned(), Party::Ending)
+            }
+            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Stop,
+                IncumbentHello,
+                IncumbentAdopted,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                SuccessorGone,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DrainOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    fn sealed(&mut self, t: Try, reason: String, incumbent: Party) -> Effects {
+        self.resolve(t, reason, incumbent, Party::Alive, true)
+    }
+
+    pub(super) fn readying_on(
+        &mut self,
+        t: Try,
+        sealed: Option<(Digest, u64)>,
+        incumbent: Party,
+        event: Event,
+    ) -> Effects {
+        let asked = sealed.is_some();
+        let lives = incumbent == Party::Alive;
+        match event {
+            Event::Ready { handoff, digest, listeners, healthy, connections } if t.is(handoff) => {
+                let facts = &t.server.facts;
+                if let Some(reason) = fit::not_ready(
+                    facts,
+                    sealed.as_ref(),
+                    lives,
+                    digest.as_ref(),
+                    &listeners,
+                    healthy,
+                    connections,
+                ) {
+                    return self.resolve(t, reason, incumbent, Party::Alive, asked);
+                }
+                let commit = t.to_successor(Message::Commit);
+                self.state = State::Activating { t, incumbent };
+                vec![commit, Effect::Disarm(Timer::Freeze), Effect::Arm(Timer::Active, times::ACTIVE)]
+            }
+            // sealed and gone: its data is on disk and its connections are queued, S goes on to commit
+            Event::IncumbentExited if asked => {
+                self.state = State::Readying { t, sealed, incumbent: Party::Ending };
+                vec![Effect::Kill(Peer::Incumbent)]
+            }
+            Event::IncumbentGone if incumbent == Party::Ending => {
+                self.state = State::Readying { t, sealed, incumbent: Party::Gone };
+                Vec::new()
+            }
+            Event::IncumbentExited => self.resolve(
+                t,
+                "the incumbent died; awaited Ready".to_owned(),
+                Party::Ending,
+                Party::Alive,
+                asked,
+            ),
+            Event::Resumed { handoff, epoch } if t.is(handoff) => {
+                self.settle(t, epoch, "the incumbent resumed before the successor was ready".to_owned())
+            }
+            Event::SuccessorExited => self.resolve(
+                t,
+                "the successor died; awaited Ready".to_owned(),
+                incumbent,
+                Party::Alive,
+                asked,
+            ),
+            Event::SuccessorClosed => self.resolve(
+                t,
+                "the successor's channel ended; awaited Ready".to_owned(),
+                incumbent,
+                Party::Alive,
+                asked,
+            ),
+            Event::SuccessorRefused { why } => {
+                self.resolve(t, format!("the successor left: {why}"), incumbent, Party::Alive, asked)
+            }
+            Event::FreezeOver => self.resolve(
+                t,
+                "the freeze budget is over; awaited Ready from the successor".to_owned(),
+                incumbent,
+                Party::Alive,
+                asked,
+            ),
+            Event::DeadlineOver => self.resolve(
+                t,
+                "the deadline is over; awaited Ready from the successor".to_owned(),
+                incumbent,
+                Party::Alive,
+                asked,
+            ),
+            Event::Abort => {
+                self.resolve(t, "aborted by the operator".to_owned(), incumbent, Party::Alive, asked)
+            }
+            Event::IncumbentClosed if !lives => Vec::new(),
+            Event::IncumbentClosed => self.resolve(
+                t,
+                "the incumbent's channel ended; awaited Ready".to_owned(),
+                incumbent,
+                Party::Alive,
+                asked,
+            ),
+            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Stop,
+                IncumbentHello,
+                IncumbentAdopted,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                SuccessorGone,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DrainOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    pub(super) fn activating_on(&mut self, t: Try, incumbent: Party, event: Event) -> Effects {
+        match event {
+            Event::Active { handoff, epoch } if t.is(handoff) && epoch == t.next() => {
+                self.commit(t, epoch, incumbent)
+            }
+            Event::IncumbentExited => {
+                self.state = State::Activating { t, incumbent: Party::Ending };
+                vec![Effect::Kill(Peer::Incumbent)]
+            }
+            Event::IncumbentGone if incumbent == Party::Ending => {
+                self.state = State::Activating { t, incumbent: Party::Gone };
+                Vec::new()
+            }
+            Event::SuccessorExited => self.resolve(
+                t,
+                "the successor died after Commit; awaited Active".to_owned(),
+                incumbent,
+                Party::Alive,
+                true,
+            ),
+            Event::SuccessorClosed => self.resolve(
+                t,
+                "the successor's channel ended after Commit; awaited Active".to_owned(),
+                incumbent,
+                Party::Alive,
+                true,
+            ),
+            Event::SuccessorRefused { why } => self.resolve(
+                t,
+                format!("the successor left after Commit: {why}"),
+                incumbent,
+                Party::Alive,
+                true,
+            ),
+            Event::ActiveOver => {
+                self.resolve(t, "awaited Active from the successor".to_owned(), incumbent, Party::Alive, true)
+            }
+            Event::DeadlineOver => self.resolve(
+                t,
+                "the deadline is over; awaited Active".to_owned(),
+                incumbent,
+                Party::Alive,
+                true,
+            ),
+            // O's own budget was over and its claim won the race against the successor's
+            Event::Resumed { handoff, epoch } if t.is(handoff) => {
+                self.settle(t, epoch, "the incumbent took the next epoch before the successor".to_owned())
+            }
+            Event::RetiringSaid { .. }
+            | Event::IncumbentClosed
+            | Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::Healthy => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Abort,
+                Stop,
+                IncumbentHello,
+                IncumbentAdopted,
+                Drained,
+                SealComplete,
+                SealFailed,
+                Resumed,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                SuccessorGone,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DrainOver,
+                FreezeOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+
+    /// O serves on under `epoch` and has said so: only now N is ended.
+    pub(super) fn settle(&mut self, t: Try, epoch: Epoch, reason: String) -> Effects {
+        // base + 2: the successor had owned base + 1 and the incumbent took it back
+        let outcome = if epoch > t.next() { Outcome::Reclaimed } else { Outcome::Aborted };
+        self.state = State::Settling { t, epoch, outcome, reason };
+        vec![
+            Effect::Disarm(Timer::Deadline),
+            Effect::Disarm(Timer::Drain),
+            Effect::Disarm(Timer::Freeze),
+            Effect::Disarm(Timer::Active),
+            Effect::Disarm(Timer::Silent),
+            Effect::Kill(Peer::Successor),
+        ]
+    }
+
+    pub(super) fn settling_on(
+        &mut self,
+        t: Try,
+        epoch: Epoch,
+        outcome: Outcome,
+        reason: String,
+        event: Event,
+    ) -> Effects {
+        match event {
+            Event::SuccessorGone => {
+                let handoff = t.upgrade.handoff;
+                let instance = t.server.facts.instance;
+                self.state = State::Idle { server: Server { facts: t.server.facts, epoch } };
+                let reason = Some(reason);
+                vec![
+                    Effect::Forget(Peer::Successor),
+                    Effect::Persist(Record::Serving { instance, epoch }),
+                    Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
+                    Effect::Report(Ended { handoff, outcome, reason, epoch }),
+                ]
+            }
+            Event::IncumbentExited => self.resolve(
+                t,
+                format!("{reason}; then the incumbent died"),
+                Party::Ending,
+                Party::Ending,
+                true,
+            ),
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentAdopted { .. }
+            | Event::IncumbentHello { .. }
+            | Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::SuccessorClosed
+            | Event::SuccessorExited
+            | Event::SuccessorRefused { .. }
+            | Event::Resumed { .. }
+            | Event::Healthy => Vec::new(),
+            event @ rest!(
+                Start,
+                Upgrade,
+                Abort,
+                Stop,
+                Drained,
+                SealComplete,
+                SealFailed,
+                RetiringSaid,
+                IncumbentRefused,
+                IncumbentActive,
+                IncumbentGone,
+                SuccessorHello,
+                SuccessorAdopted,
+                Warmed,
+                Ready,
+                Active,
+                RetiredExited,
+                RetiredGone,
+                RetireOver,
+                DeadlineOver,
+                DrainOver,
+                FreezeOver,
+                ActiveOver,
+                SilentOver,
+                BackoffOver,
+                ColdStartOver,
+                Claimed,
+                Failed,
+                Alien
+            ) => self.violation(&event),
+        }
+    }
+}
