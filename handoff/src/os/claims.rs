@@ -338,3 +338,6 @@ impl ClaimWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

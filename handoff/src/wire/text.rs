@@ -10,7 +10,8 @@ pub const MAX_REASON: usize = 1024;
 /// The longest beginning of `text` that has at most `max` bytes and ends between two characters.
 #[must_use]
 pub fn clip(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
+    let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }
 
 /// The text with everything made visible that could steer a terminal, break a line or reorder what is read.
