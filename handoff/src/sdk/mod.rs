@@ -8,12 +8,14 @@ mod connection;
 mod context;
 mod entry;
 mod gate;
+mod host;
 mod incumbent;
 mod launch;
 mod parked;
 mod service;
 mod successor;
 mod tenure;
+mod transfer;
 
 pub use crate::ids::{Digest, Epoch, InstanceId, ShardDigest};
 pub use crate::wire::{Formats, Strategy};

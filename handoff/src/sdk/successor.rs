@@ -24,6 +24,11 @@ pub trait Successor: Sized + Send + 'static {
     /// the writer.
     fn warm(ctx: Context<Self::Config>) -> impl Future<Output = HookResult<Self>> + Send;
 
+    /// What `warm` loaded, for people, and up to which revision. Shown in reports.
+    fn loaded(&self) -> (String, u64) {
+        (String::new(), 0)
+    }
+
     /// Follows the log between `warm` and `open`, so that `open` finds a short tail. Must be cancel safe.
     fn follow(&mut self) -> impl Future<Output = HookResult<()>> + Send {
         std::future::pending()

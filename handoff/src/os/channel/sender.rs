@@ -198,6 +198,12 @@ impl Sender {
         self.0.broken()
     }
 
+    /// Waits until nothing more can be sent, and says why. Cancel safe.
+    pub async fn until_broken(&self) -> String {
+        self.0.until_broken().await;
+        self.0.broken().unwrap_or_default()
+    }
+
     /// Ends both directions now; what is queued is dropped.
     pub fn close(&self) {
         let mut queue = self.0.queue();
