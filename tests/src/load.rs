@@ -41,6 +41,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Load {
     addr: SocketAddrV4,
+    prefix: String,
     plan: Plan,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<(Tally, Ledger)>>,
@@ -72,8 +73,12 @@ impl Load {
     /// Starts the clients and returns when each has had its first answer. Faults from here on count.
     #[must_use]
     pub fn start(addr: SocketAddrV4, plan: Plan) -> Load {
+        // keys of its own: a second load on the same server knows nothing of the first one's counts
+        static LOADS: AtomicU64 = AtomicU64::new(0);
+        let prefix = format!("{}.{}", std::process::id(), LOADS.fetch_add(1, Ordering::Relaxed));
         let mut load = Load {
             addr,
+            prefix,
             plan,
             shared: Arc::default(),
             threads: Vec::new(),
@@ -125,6 +130,7 @@ impl Load {
         self.stop.push(stop);
         let mut own = Own {
             addr: self.addr,
+            prefix: self.prefix.clone(),
             shared: Arc::clone(&self.shared),
             stopped,
             began: Some(began.clone()),
@@ -165,8 +171,9 @@ impl Load {
     /// Sends half commands and requests whose replies stay unread. Do this before an upgrade.
     pub fn hold_back(&mut self) {
         if self.held.is_empty() {
-            let half = (0..self.plan.half).map(|n| Held::new(self.addr, n, Kind::Half));
-            let unread = (0..self.plan.unread).map(|n| Held::new(self.addr, n, Kind::Unread));
+            let held = |n, kind| Held::new(self.addr, &self.prefix, n, kind);
+            let half = (0..self.plan.half).map(|n| held(n, Kind::Half));
+            let unread = (0..self.plan.unread).map(|n| held(n, Kind::Unread));
             self.held = half.chain(unread).collect();
         }
         for held in &mut self.held {
@@ -219,6 +226,7 @@ impl Load {
 /// What one client thread owns.
 struct Own {
     addr: SocketAddrV4,
+    prefix: String,
     shared: Arc<Shared>,
     stopped: mpsc::Receiver<()>,
     began: Option<mpsc::Sender<()>>,
@@ -263,13 +271,14 @@ impl Own {
 
 fn busy(own: &mut Own, n: usize) {
     let who = format!("busy {n}");
-    let (counter, piped) = (format!("busy:{n}:count"), format!("busy:{n}:piped"));
+    let me = format!("{}:busy:{n}", own.prefix);
+    let (counter, piped) = (format!("{me}:count"), format!("{me}:piped"));
     let mut connection = None;
     let mut round = 0_u64;
     while own.running() {
         let Some(mut client) = connection.take().or_else(|| own.connect(&who)) else { continue };
         round += 1;
-        match busy_round(own, &mut client, round, &format!("busy:{n}"), &counter, &piped) {
+        match busy_round(own, &mut client, round, &me, &counter, &piped) {
             Ok(()) => connection = Some(client),
             Err(fault) => {
                 own.tally.fault(&who, &fault);
@@ -304,7 +313,7 @@ fn busy_round(own: &mut Own, c: &mut Client, round: u64, me: &str, counter: &str
     }
     own.answer(began.elapsed());
 
-    if round % 16 == 0 {
+    if round.is_multiple_of(16) {
         let began = Instant::now();
         for _ in 0..8 {
             own.ledger.increment_unknown(piped);
@@ -324,7 +333,7 @@ fn busy_round(own: &mut Own, c: &mut Client, round: u64, me: &str, counter: &str
 
 fn library(own: &mut Own, n: usize) {
     let who = format!("library {n}");
-    let counter = format!("library:{n}:count");
+    let counter = format!("{}:library:{n}:count", own.prefix);
     let mut connection = None;
     while own.running() {
         let Some(mut client) = connection.take().or_else(|| library_connect(own, &who)) else { continue };
@@ -370,7 +379,7 @@ fn library_fault(e: &redis::RedisError) -> Fault {
 
 fn fresh(own: &mut Own, n: usize) {
     let who = format!("fresh {n}");
-    let counter = format!("fresh:{n}:count");
+    let counter = format!("{}:fresh:{n}:count", own.prefix);
     while own.running() {
         let began = Instant::now();
         let Some(mut client) = own.connect(&who) else { continue };
@@ -490,6 +499,7 @@ enum Kind {
 #[derive(Debug)]
 struct Held {
     who: String,
+    key: String,
     addr: SocketAddrV4,
     n: usize,
     kind: Kind,
@@ -504,23 +514,29 @@ const UNREAD: u64 = 256;
 const LARGE: usize = 16 * 1024;
 
 impl Held {
-    fn new(addr: SocketAddrV4, n: usize, kind: Kind) -> Held {
+    fn new(addr: SocketAddrV4, prefix: &str, n: usize, kind: Kind) -> Held {
         let who = match kind {
             Kind::Half => format!("half {n}"),
             Kind::Unread => format!("unread {n}"),
         };
-        Held { who, addr, n, kind, client: None, round: 0, rest: Vec::new(), ledger: Ledger::default() }
+        let key = format!("{prefix}:{}", who.replace(' ', ":"));
+        Held { who, key, addr, n, kind, client: None, round: 0, rest: Vec::new(), ledger: Ledger::default() }
     }
 
-    fn key(&self) -> String {
-        self.who.replace(' ', ":")
+    /// The connection is gone, and with it the word on what was done of what was asked.
+    fn lose(&mut self, fault: &Fault, tally: &mut Tally) {
+        tally.fault(&self.who, fault);
+        self.client = None;
+        match self.kind {
+            Kind::Half => drop(self.ledger.values.remove(&self.key)),
+            Kind::Unread => (0..UNREAD).for_each(|_| self.ledger.increment_unknown(&self.key)),
+        }
     }
 
     fn begin(&mut self, tally: &mut Tally) {
         self.round += 1;
         if let Err(fault) = self.try_begin() {
-            tally.fault(&self.who, &fault);
-            self.client = None;
+            self.lose(&fault, tally);
         }
     }
 
@@ -534,7 +550,7 @@ impl Held {
             client.ask("PING")?;
             self.client = Some(client);
         }
-        let (key, round, n) = (self.key(), self.round, self.n);
+        let (key, round, n) = (self.key.clone(), self.round, self.n);
         let Some(client) = self.client.as_mut() else { return Err(Fault::Closed) };
         match self.kind {
             Kind::Half => {
@@ -548,7 +564,7 @@ impl Held {
                 let mut bytes = Vec::new();
                 let large = vec![b'x'; LARGE];
                 for i in 0..UNREAD {
-                    if i % 8 == 0 {
+                    if i.is_multiple_of(8) {
                         bytes.extend_from_slice(&command(&[b"ECHO", &large]));
                     } else {
                         bytes.extend_from_slice(&command(&[b"INCR", key.as_bytes()]));
@@ -569,15 +585,12 @@ impl Held {
         let began = Instant::now();
         match self.try_complete(tally) {
             Ok(answers) => (0..answers).for_each(|_| tally.answer(began.elapsed())),
-            Err(fault) => {
-                tally.fault(&self.who, &fault);
-                self.client = None;
-            }
+            Err(fault) => self.lose(&fault, tally),
         }
     }
 
     fn try_complete(&mut self, tally: &mut Tally) -> Result<u64, Fault> {
-        let key = self.key();
+        let key = self.key.clone();
         let Some(client) = self.client.as_mut() else { return Ok(0) };
         let rest = std::mem::take(&mut self.rest);
         match self.kind {
@@ -595,7 +608,7 @@ impl Held {
                 let sent = std::thread::spawn(move || writer.send_raw(&rest));
                 for i in 0..UNREAD {
                     let reply = client.reply()?;
-                    if i % 8 == 0 {
+                    if i.is_multiple_of(8) {
                         if reply.text().map(|t| t.len()) != Some(LARGE) {
                             return Err(Fault::Wrong(format!("reply {i} is not the echo")));
                         }

@@ -383,6 +383,64 @@ impl Rig {
         self.marks.join(mode).exists()
     }
 
+    /// Waits until the bad successor of this mode comes to its fault.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_for_mark(&self, mode: &str) {
+        let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
+        notify.add_watch(&self.marks, AddWatchFlags::IN_CREATE).expect("a directory of ours");
+        let deadline = Instant::now() + PATIENCE;
+        while !self.reached(mode) {
+            assert!(ended_by(&notify, deadline), "{mode} was not reached\n{}", self.log());
+            let _ = notify.read_events();
+        }
+    }
+
+    /// Waits until a supervisor that was just started has found out who serves, and nothing is open or leaving.
+    ///
+    /// # Panics
+    /// When it does not come to that.
+    pub fn wait_until_settled(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            let retiring = status.json()["retiring"].as_array().is_some_and(|r| !r.is_empty());
+            if status.code == Some(0) && !retiring {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not settled: {status:?}\n{}", self.log());
+        }
+        let server = self.server_pid();
+        self.instances().into_iter().filter(|pid| *pid != server).for_each(wait_gone);
+    }
+
+    /// Waits until the supervisor was stopped by a signal.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn wait_supervisor_stopped(&self) {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let id = Id::Pid(pid(self.supervisor_pid()));
+        let seen = waitid(id, WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT | WaitPidFlag::WEXITED);
+        assert!(matches!(seen, Ok(WaitStatus::Stopped(..))), "{seen:?}\n{}", self.log());
+    }
+
+    /// [`Rig::footprint`] when what is leaving has left.
+    ///
+    /// # Panics
+    /// When it does not leave.
+    #[must_use]
+    pub fn settled_footprint(&self) -> Footprint {
+        let server = self.server_pid();
+        for pid in self.instances() {
+            if pid != server {
+                wait_gone(pid);
+            }
+        }
+        self.footprint()
+    }
+
     /// The processes that belong to this rig's supervisor, by their environment; zombies have none.
     #[must_use]
     pub fn instances(&self) -> BTreeSet<u32> {

@@ -1,1 +1,17 @@
-//! The cross-crate tests.
+//! The cross-crate tests, in one binary: programs, processes, sockets and files as users have them.
+
+mod abort;
+mod cli;
+mod connections;
+mod listeners;
+mod recovery;
+mod tidy;
+mod upgrade;
+
+use handoff_tests::bins::{Build, Programs};
+use handoff_tests::rig::{Rig, Setup};
+
+/// demo-server under `handoffctl run`, serving.
+fn rig() -> Rig {
+    Setup::new(Programs::of(Build::Plain)).start()
+}

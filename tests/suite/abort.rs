@@ -1,0 +1,159 @@
+//! Upgrades that must not commit: the old server serves on, its clients notice nothing, nothing is left behind.
+
+use crate::rig;
+use handoff_tests::load::{Load, Plan};
+use handoff_tests::rig::{Finished, PATIENCE, Rig};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Tries `program` under load. It must end with `code` and leave the old server alone; a good upgrade follows.
+fn tried_under_load(code: i32, args: &[&str], program: impl FnOnce(&Rig) -> PathBuf) -> (Rig, Finished) {
+    let rig = rig();
+    let program = program(&rig);
+    let mut load =
+        Load::start(rig.addr, Plan { busy: 2, library: 1, fresh: 1, idle: 3, subscribers: 1, half: 3, unread: 1 });
+    let (server, processes) = (rig.server_pid(), rig.instances());
+    load.hold_back();
+    let done = rig.upgrade(&[&["--binary", program.to_str().expect("a path of ours")], args].concat());
+    assert_eq!(done.code, Some(code), "{}{}\n{}", done.stdout, done.stderr, rig.log());
+    assert!(load.wait_for(20, PATIENCE), "nothing is answered any more\n{}", rig.log());
+    load.let_go();
+    assert_eq!(rig.server_pid(), server, "the old server serves on");
+    assert_eq!(rig.instances(), processes, "its whole tree is gone");
+    let json = done.json();
+    assert_eq!(json["outcome"], if code == 14 { "preflight_failed" } else { "aborted" }, "{json}");
+    assert!(json["reason"].as_str().is_some_and(|reason| reason.len() > 10), "a reason is given: {json}");
+    rig.status().expect_code(0);
+    load.hold_back();
+    rig.upgrade_commits();
+    load.let_go();
+    load.finish().assert_clean();
+    (rig, done)
+}
+
+macro_rules! bad_successors {
+    ($($name:ident: $mode:literal ends with $code:literal $(, $arg:literal)*;)*) => { $(
+        #[test]
+        fn $name() {
+            let (rig, _) = tried_under_load($code, &[$($arg),*], |rig| rig.programs().bad($mode));
+            assert!(rig.reached($mode), "the successor never came to its fault: this test proves nothing");
+        }
+    )* };
+}
+
+bad_successors! {
+    exits_at_once: "exits-at-once" ends with 14;
+    hangs_before_hello: "hangs-before-hello" ends with 14, "--deadline", "2s";
+    garbage_instead_of_hello: "garbage-instead-of-hello" ends with 14, "--deadline", "5s";
+    hangs_in_warm: "hangs-in-warm" ends with 14, "--deadline", "2s";
+    crashes_in_warm: "crashes-in-warm" ends with 14;
+    fails_in_warm: "fails-in-warm" ends with 14;
+    garbage_in_warm: "garbage-in-warm" ends with 14, "--deadline", "5s";
+    crashes_in_open: "crashes-in-open" ends with 10;
+    hangs_in_open: "hangs-in-open" ends with 10, "--freeze-budget", "500ms";
+    reports_another_digest: "other-digest" ends with 10;
+    looks_at_another_data_dir: "other-data-dir" ends with 14;
+    has_other_listeners: "other-listeners" ends with 14;
+    reads_another_state_format: "other-state-format" ends with 14;
+}
+
+/// A script that knows nothing of us; `body` follows after it has left its mark.
+fn script(rig: &Rig, body: &str) -> PathBuf {
+    let path = rig.dir().join("script");
+    std::fs::write(&path, format!("#!/bin/sh\n: > \"$REACHED_DIR/script\"\n{body}\n")).expect("a file of ours");
+    mode(&path, 0o755);
+    path
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a file of ours");
+}
+
+#[test]
+fn a_script_that_ends() {
+    let (rig, _) = tried_under_load(14, &[], |rig| script(rig, "exit 0"));
+    assert!(rig.reached("script"));
+}
+
+/// Also its grandchildren, in a session of their own, are gone afterwards.
+#[test]
+fn a_script_that_hangs_with_children() {
+    let body = "setsid sleep 1000 & sleep 1000 & wait";
+    let (rig, _) = tried_under_load(14, &["--deadline", "2s"], |rig| script(rig, body));
+    assert!(rig.reached("script"));
+}
+
+#[test]
+fn a_script_that_is_talkative() {
+    let (rig, _) = tried_under_load(14, &["--deadline", "3s"], |rig| script(rig, "exec cat /dev/zero"));
+    assert!(rig.reached("script"));
+}
+
+#[test]
+fn a_binary_that_is_not_there() {
+    let (_, done) = tried_under_load(14, &[], |rig| rig.dir().join("nowhere"));
+    assert!(done.json()["reason"].as_str().is_some_and(|r| r.contains("nowhere")), "the guilty is named: {done:?}");
+}
+
+#[test]
+fn a_binary_that_is_not_executable() {
+    let (_, done) = tried_under_load(14, &[], |rig| {
+        let path = script(rig, "");
+        mode(&path, 0o644);
+        path
+    });
+    assert!(done.json()["reason"].as_str().is_some_and(|r| r.contains("executable")), "{done:?}");
+}
+
+#[test]
+fn a_binary_that_is_a_directory() {
+    let _ = tried_under_load(14, &[], |rig| rig.dir().to_path_buf());
+}
+
+#[test]
+fn a_binary_that_others_may_write() {
+    let (rig, done) = tried_under_load(14, &[], |rig| {
+        let path = script(rig, "");
+        mode(&path, 0o777);
+        path
+    });
+    assert!(!rig.reached("script"), "it was not even started");
+    assert!(done.json()["reason"].as_str().is_some_and(|r| r.contains("writ")), "{done:?}");
+}
+
+#[test]
+fn a_binary_that_is_no_program() {
+    let _ = tried_under_load(14, &[], |rig| {
+        let path = rig.dir().join("noise");
+        std::fs::write(&path, [0x7f, b'E', b'L', b'F', 9, 9, 9]).expect("a file of ours");
+        mode(&path, 0o755);
+        path
+    });
+}
+
+/// Aborting by the operator, and the answers of everybody who asks meanwhile.
+#[test]
+fn an_operator_aborts_and_a_second_upgrade_is_refused_meanwhile() {
+    let rig = rig();
+    let load = Load::start(rig.addr, Plan { busy: 2, idle: 2, ..Plan::default() });
+    rig.ctl("abort", &[]).expect_code(16);
+    let server = rig.server_pid();
+    let hangs = rig.programs().bad("hangs-in-warm");
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| rig.upgrade_to(&hangs));
+        rig.wait_for_mark("hangs-in-warm");
+        let status = rig.status();
+        status.expect_code(13);
+        assert!(status.json()["handoff"]["handoff_id"].is_string(), "{status:?}");
+        let second = rig.upgrade(&[]);
+        rig.ctl("abort", &[]).expect_code(0);
+        (first.join().expect("no panic"), second)
+    });
+    second.expect_code(13);
+    first.expect_code(14);
+    assert_eq!(first.json()["outcome"], "preflight_failed");
+    assert_eq!(rig.server_pid(), server);
+    rig.ctl("abort", &[]).expect_code(16);
+    rig.upgrade_commits();
+    load.finish().assert_clean();
+}

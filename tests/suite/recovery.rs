@@ -1,0 +1,179 @@
+//! Deaths at every step of an upgrade: one server serves again, nothing acknowledged is lost, nothing is left behind,
+//! and the next upgrade commits.
+
+use handoff_tests::bins::{Build, Programs};
+use handoff_tests::client::Client;
+use handoff_tests::load::{Load, Plan};
+use handoff_tests::rig::{PATIENCE, Rig, Setup, wait_gone};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+
+fn armed(point: &str) -> Setup {
+    Setup::new(Programs::of(Build::Crash)).supervisor_env("HANDOFF_CRASH", point)
+}
+
+/// The crash points that an upgrade without faults comes by, in order, as `<role>.<effect>.<side>`.
+fn points_of_an_upgrade() -> Vec<String> {
+    let trace = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = trace.path().to_str().expect("a path of ours").to_owned();
+    let setup = Setup::new(Programs::of(Build::Crash)).supervisor_env("HANDOFF_CRASH_TRACE", &path);
+    let rig = setup.start();
+    let read = || std::fs::read_to_string(&path).expect("the trace");
+    let before = read().lines().count();
+    rig.upgrade_commits();
+    for pid in rig.instances() {
+        if pid != rig.server_pid() {
+            wait_gone(pid);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let names = read().lines().skip(before).filter_map(|l| l.split(' ').nth(3).map(str::to_owned)).collect::<Vec<_>>();
+    names.into_iter().filter(|name| !name.starts_with("X.") && seen.insert(name.clone())).collect()
+}
+
+/// Kills whoever comes to `point` in an upgrade under load, and looks at what is left.
+fn killed_at(point: &str) {
+    let mut rig = armed(&format!("{point}/kill9")).start();
+    let load = Load::start(rig.addr, Plan { busy: 2, fresh: 1, idle: 2, ..Plan::default() });
+    let role = point.split('.').next().unwrap_or_default();
+    let done = rig.upgrade(&["--deadline", "20s"]);
+    match role {
+        "S" => {
+            done.expect_code(12);
+            assert!(done.took.as_secs() < 30, "{done:?}");
+            assert_eq!(rig.wait_supervisor(), None, "killed by a signal");
+        }
+        // dead before or after the decision: the outcome is what the claims say
+        _ => assert!([0, 10, 11, 14].contains(&done.code.unwrap_or(-1)), "{point}: {done:?}\n{}", rig.log()),
+    }
+    if role != "S" {
+        rig.kill_supervisor();
+    }
+    // the same arguments, no crash points armed: it takes over what runs
+    rig.set_supervisor_env(&[]);
+    rig.run();
+    assert!(load.wait_for(50, PATIENCE), "{point}: nothing is answered any more\n{}", rig.log());
+    rig.wait_until_settled();
+    let status = rig.status();
+    assert_eq!(status.code, Some(0), "{point}: {status:?}\n{}", rig.log());
+    assert_eq!(rig.instances().len(), 1, "{point}: one server and nothing else\n{}", rig.log());
+    rig.upgrade_commits();
+    let tally = load.finish();
+    tally.assert_nothing_lost();
+    if role == "S" || role == "N" {
+        // O died in neither: no client may have noticed (I2, L3 for the incumbent)
+        tally.assert_clean();
+    }
+}
+
+#[test]
+fn kill_9_at_every_point_of_an_upgrade() {
+    let points = points_of_an_upgrade();
+    for role in ["S", "O", "N"] {
+        assert!(points.iter().any(|p| p.starts_with(role)), "no points of {role}: {points:?}");
+    }
+    println!("{} points", points.len());
+    let failed: Vec<String> = points
+        .iter()
+        .filter(|point| std::panic::catch_unwind(|| killed_at(point)).is_err())
+        .cloned()
+        .collect();
+    assert!(failed.is_empty(), "{} of {} points: {failed:?}", failed.len(), points.len());
+}
+
+/// Release programs have no crash points, whatever is in the environment.
+#[test]
+fn plain_programs_have_no_crash_points() {
+    let trace = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = trace.path().to_str().expect("a path of ours");
+    let rig = Setup::new(Programs::of(Build::Plain))
+        .supervisor_env("HANDOFF_CRASH", "S.send.Begin.before/kill9")
+        .supervisor_env("HANDOFF_CRASH_TRACE", path)
+        .start();
+    rig.upgrade_commits();
+    assert_eq!(std::fs::read_to_string(path).expect("the trace"), "");
+}
+
+#[test]
+fn a_supervisor_that_was_killed_is_replaced_without_a_failed_request() {
+    let mut rig = crate::rig();
+    let load = Load::start(rig.addr, Plan { idle: 5, subscribers: 1, ..Plan::everything() });
+    let server = rig.server_pid();
+    for _ in 0..3 {
+        rig.kill_supervisor();
+        assert!(load.wait_for(50, PATIENCE), "the server serves on without a supervisor");
+        let status = rig.status();
+        status.expect_code(3);
+        let json = status.json();
+        assert!(json["supervisor"].is_null(), "{json}");
+        assert_eq!(json["claim"]["pid"].as_u64(), Some(u64::from(server)), "{json}");
+        rig.run();
+        rig.wait_until_settled();
+        assert_eq!(rig.server_pid(), server, "taken over, not started again");
+    }
+    rig.upgrade_commits();
+    load.finish().assert_clean();
+}
+
+#[test]
+fn a_server_that_dies_is_started_again() {
+    let rig = crate::rig();
+    let load = Load::start(rig.addr, Plan { busy: 2, fresh: 1, ..Plan::default() });
+    let server = rig.server_pid();
+    kill(Pid::from_raw(i32::try_from(server).expect("a pid")), Signal::SIGKILL).expect("a process of ours");
+    rig.wait_until_served();
+    assert!(load.wait_for(50, PATIENCE), "nothing is answered any more\n{}", rig.log());
+    assert_ne!(rig.server_pid(), server);
+    assert_eq!(rig.status().json()["cold_starts"], 1);
+    rig.upgrade_commits();
+    let tally = load.finish();
+    tally.assert_nothing_lost();
+    assert_eq!(tally.refused, 0, "the listener outlives the server: {tally}");
+}
+
+/// Whoever sealed must find the same bytes again: one flipped byte is an abort, not a silent takeover.
+#[test]
+fn a_byte_flipped_between_seal_and_begin_aborts() {
+    let rig = armed("S.send.Begin.before/stop").start();
+    let mut client = Client::connect(rig.addr.into()).expect("connects");
+    for n in 0..100 {
+        client.ask(&format!("SET key:{n} value-{n}")).expect("is acknowledged");
+    }
+    let done = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| rig.upgrade(&["--freeze-budget", "30s"]));
+        rig.wait_supervisor_stopped();
+        flip_a_byte(&rig);
+        rig.signal_supervisor(Signal::SIGCONT);
+        upgrade.join().expect("no panic")
+    });
+    // nobody may go on from these bytes by himself: the old server's memory is not what is on disk any more
+    assert!([10, 11].contains(&done.code.unwrap_or(-1)), "{done:?}\n{}", rig.log());
+    assert_eq!(done.code, Some(10), "{done:?}\n{}", rig.log());
+}
+
+/// Flips one bit in the middle of the largest log file.
+fn flip_a_byte(rig: &Rig) {
+    use std::os::unix::fs::FileExt as _;
+    let mut logs = Vec::new();
+    let mut open = vec![rig.data_dir.clone()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).expect("the data").flatten() {
+            let path = entry.path();
+            if path.ends_with(".handoff") {
+                continue;
+            }
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                logs.push((entry.metadata().expect("a file of ours").len(), path));
+            }
+        }
+    }
+    let (len, path) = logs.into_iter().max().expect("a log");
+    let file = std::fs::File::options().read(true).write(true).open(&path).expect("the log");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, len / 2).expect("a byte");
+    byte[0] ^= 1;
+    file.write_all_at(&byte, len / 2).expect("a byte");
+}

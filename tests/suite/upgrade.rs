@@ -1,0 +1,113 @@
+//! Upgrades that commit.
+
+use crate::rig;
+use handoff_tests::load::{Load, Plan};
+use handoff_tests::rig::PATIENCE;
+use serde_json::Value;
+
+/// The main promise: busy, fresh, idle, half-command, unread and subscribed clients notice nothing of 20 upgrades.
+#[test]
+fn twenty_upgrades_under_load_go_unnoticed() {
+    let rig = rig();
+    let mut load = Load::start(rig.addr, Plan::everything());
+    let mut pids = vec![rig.server_pid()];
+    for _ in 0..20 {
+        load.hold_back();
+        let report = rig.upgrade_commits();
+        load.let_go();
+        assert!(load.wait_for(50, PATIENCE), "nothing is answered any more\n{}", rig.log());
+        assert_eq!(report["old"]["pid"].as_u64(), pids.last().map(|pid| u64::from(*pid)), "{report}");
+        pids.push(rig.server_pid());
+        assert_eq!(report["new"]["pid"].as_u64(), pids.last().map(|pid| u64::from(*pid)), "{report}");
+    }
+    let tally = load.finish();
+    println!("{tally}");
+    tally.assert_clean();
+    pids.dedup();
+    assert_eq!(pids.len(), 21, "each upgrade brings another process");
+}
+
+#[test]
+fn nothing_grows_from_upgrade_to_upgrade() {
+    let rig = rig();
+    let mut load = Load::start(rig.addr, Plan { busy: 2, idle: 5, half: 2, ..Plan::default() });
+    let settle = |load: &mut Load| {
+        load.hold_back();
+        rig.upgrade_commits();
+        load.let_go();
+    };
+    for _ in 0..3 {
+        settle(&mut load);
+    }
+    // the clients stay, so that only what the upgrades themselves leave could differ
+    let before = rig.settled_footprint();
+    for _ in 0..20 {
+        settle(&mut load);
+    }
+    rig.settled_footprint().assert_no_growth(&before);
+    load.finish().assert_clean();
+}
+
+#[test]
+fn the_report_says_what_happened() {
+    let rig = rig();
+    let load = Load::start(rig.addr, Plan { busy: 1, idle: 4, ..Plan::default() });
+    let first = rig.status().json()["epoch"].as_u64().expect("an epoch");
+    let report = rig.upgrade_commits();
+    load.finish().assert_clean();
+
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["reason"], Value::Null);
+    assert!(report["handoff_id"].as_str().is_some_and(|id| id.len() == 36), "{report}");
+    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch > first), "{report}");
+    for side in ["old", "new"] {
+        for key in ["pid", "build", "executable"] {
+            assert!(!report[side][key].is_null(), "{side}.{key}: {report}");
+        }
+    }
+    let phases: Vec<&str> =
+        report["phases"].as_array().expect("phases").iter().filter_map(|p| p["name"].as_str()).collect();
+    assert_eq!(phases, ["spawn", "warm", "drain", "seal", "begin", "commit"], "{report}");
+    assert!(report["phases"].as_array().expect("phases").iter().all(|p| p["ms"].is_f64()), "{report}");
+    let freeze = report["freeze_ms"].as_f64().expect("a freeze");
+    assert!(freeze > 0.0 && freeze < 2000.0, "{report}");
+    assert!(report["connections"]["handed_over"].as_u64().is_some_and(|n| n >= 5), "{report}");
+    assert_eq!(report["connections"]["lost"], 0, "{report}");
+}
+
+#[test]
+fn another_binary_is_taken_and_the_next_upgrade_returns_to_the_configured_one() {
+    let rig = rig();
+    let other = rig.programs().named(&rig.programs().demo_server, "demo-server-2");
+    let report = rig.upgrade_to(&other).expect_code(0).json();
+    let executable = |report: &Value| report["new"]["executable"].as_str().unwrap_or_default().to_owned();
+    assert!(executable(&report).ends_with("demo-server-2"), "{report}");
+    assert_eq!(rig.status().expect_code(0).json()["server"]["pid"], report["new"]["pid"]);
+    assert!(executable(&rig.upgrade_commits()).ends_with("/demo-server"));
+}
+
+#[test]
+fn a_relative_binary_is_relative_to_the_operator() {
+    let rig = rig();
+    let other = rig.programs().named(&rig.programs().demo_server, "demo-server-relative");
+    let mut command = rig.ctl_command("upgrade", &["--format", "json", "--binary", "demo-server-relative"]);
+    command.current_dir(other.parent().expect("a directory"));
+    let report = handoff_tests::rig::finish(&mut command).expect_code(0).json();
+    assert_eq!(report["new"]["executable"].as_str(), other.to_str(), "{report}");
+}
+
+#[test]
+fn a_stopped_service_leaves_nothing_behind_and_its_data_stays() {
+    let mut rig = rig();
+    let load = Load::start(rig.addr, Plan { busy: 1, ..Plan::default() });
+    assert!(load.wait_for(20, PATIENCE));
+    rig.upgrade_commits();
+    load.finish().assert_clean();
+    let mut client = handoff_tests::client::Client::connect(rig.addr.into()).expect("connects");
+    client.ask("SET kept yes").expect("is acknowledged");
+    assert_eq!(rig.stop(), Some(0), "{}", rig.log());
+    assert!(rig.instances().is_empty());
+    rig.run();
+    let mut client = handoff_tests::client::Client::connect(rig.addr.into()).expect("connects");
+    assert_eq!(client.ask("GET kept").expect("an answer").text().as_deref(), Some("yes"));
+}
