@@ -5,6 +5,7 @@ pub mod claims;
 pub mod fds;
 pub mod files;
 pub mod identity;
+pub mod journal_file;
 pub mod listeners;
 pub mod lock;
 pub mod queue;
