@@ -10,6 +10,7 @@ mod commands {
     pub(crate) mod status;
     pub(crate) mod upgrade;
 }
+mod disk;
 mod exit;
 mod output;
 

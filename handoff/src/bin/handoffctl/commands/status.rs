@@ -3,7 +3,7 @@
 use crate::args::{Format, Query};
 use crate::client::{Client, NoAnswer};
 use crate::exit::Exit;
-use crate::output;
+use crate::{disk, output};
 use handoff::supervisor::protocol::{Reply, Request};
 use handoff::supervisor::report::{SCHEMA, StatusReport};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(crate) fn main(args: &Query) -> Exit {
             (Exit::Internal, status, Some(e.to_string()))
         }
         Err(e @ (NoAnswer::NoSupervisor(_) | NoAnswer::Gone | NoAnswer::Silent(_))) => {
-            (Exit::NoSupervisor, from_disk(&args.run_dir, &e.to_string()), Some(e.to_string()))
+            (Exit::NoSupervisor, disk::status(&args.run_dir, &e.to_string()), Some(e.to_string()))
         }
     };
     output::print(&output::status(&status, args.format));
@@ -58,13 +58,6 @@ fn verdict(status: &StatusReport) -> Exit {
 
 fn nothing_known() -> StatusReport {
     StatusReport { schema: SCHEMA, state: "unknown".into(), ..StatusReport::default() }
-}
-
-fn from_disk(run_dir: &Path, why: &str) -> StatusReport {
-    let _ = run_dir;
-    let mut status = nothing_known();
-    status.reason = Some(why.to_owned());
-    status
 }
 
 #[cfg(test)]
