@@ -27,7 +27,9 @@ pub enum Error {
     },
 
     /// The process behind a channel is not the one that was started.
-    #[error("process {announced} speaks where process {expected} was started: is its launcher one that forks?")]
+    #[error(
+        "process {announced} speaks where process {expected} was started: is its launcher one that forks?"
+    )]
     PidMismatch {
         /// The process that was started.
         expected: u32,

@@ -153,8 +153,8 @@ fn phase(event: PhaseEvent) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{HandoffReport, StatusReport};
     use super::super::orders::Done;
+    use super::super::report::{HandoffReport, StatusReport};
     use super::*;
     use crate::ids::HandoffId;
     use crate::machine::Outcome;
@@ -194,7 +194,8 @@ mod tests {
     }
 
     async fn reply(lines: &mut Lines<BufReader<UnixStream>>) -> Option<Reply> {
-        let line = timeout(Duration::from_secs(20), lines.next_line()).await.expect("in time").expect("read")?;
+        let line =
+            timeout(Duration::from_secs(20), lines.next_line()).await.expect("in time").expect("read")?;
         Some(serde_json::from_str(&line).expect("a reply"))
     }
 
@@ -260,7 +261,8 @@ mod tests {
     #[tokio::test]
     async fn an_upgrade_shows_its_phases_then_its_result() {
         let mut rig = rig();
-        let ask = br#"{"op":"upgrade","binary":"/x","drain_grace_ms":1,"freeze_budget_ms":2,"deadline_ms":3}"#;
+        let ask =
+            br#"{"op":"upgrade","binary":"/x","drain_grace_ms":1,"freeze_budget_ms":2,"deadline_ms":3}"#;
         let mut lines = rig.ask(&[&ask[..], b"\n"].concat()).await;
         let Order::Upgrade { wanted: Wanted::Operator { binary, deadline, .. }, phases, reply: answer } =
             order(&mut rig).await
@@ -269,7 +271,8 @@ mod tests {
         };
         assert_eq!((binary, deadline), (Some("/x".into()), Duration::from_millis(3)));
         for phase in [Phase::Spawn, Phase::Warm] {
-            let event = PhaseEvent { handoff_id: HandoffId(1), phase, at: Duration::ZERO, note: String::new() };
+            let event =
+                PhaseEvent { handoff_id: HandoffId(1), phase, at: Duration::ZERO, note: String::new() };
             phases.send(event).expect("the client listens");
         }
         let _ = answer.send(Ok(Box::new(Done { report: committed(HandoffId(1)), child: None })));
@@ -287,7 +290,8 @@ mod tests {
     #[tokio::test]
     async fn busy_and_abort_are_final() {
         let mut rig = rig();
-        let ask = br#"{"op":"upgrade","binary":null,"drain_grace_ms":1,"freeze_budget_ms":2,"deadline_ms":3}"#;
+        let ask =
+            br#"{"op":"upgrade","binary":null,"drain_grace_ms":1,"freeze_budget_ms":2,"deadline_ms":3}"#;
         let mut lines = rig.ask(&[&ask[..], b"\n"].concat()).await;
         let Order::Upgrade { reply: answer, .. } = order(&mut rig).await else { panic!("not an upgrade") };
         let _ = answer.send(Err(Refusal::Busy(HandoffId(7))));

@@ -1,9 +1,38 @@
 //! The supervisor: spawns, drives the handoff, watches, answers operators.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `face` | what an embedding program calls |
+//! | `open` | taking a run directory: lock, journal, adoption |
+//! | `world` | what the machine sees and moves, and how each effect is done |
+//! | `events` | the one wait |
+//! | `ask` | orders of the face and of operators, and their answers |
+//! | `launch`, `spawn` | from a build to a process |
+//! | `instance` | one process: channel, pidfd, container |
+//! | `adopt` | finding what an earlier supervisor left running |
+//! | `preflight` | what is checked before the incumbent hears of an upgrade |
+//! | `progress`, `report`, `status` | what people see |
+//! | `control`, `protocol` | the operator socket |
 
+mod adopt;
+mod ask;
 mod control;
+mod events;
+mod face;
+mod instance;
+mod launch;
+mod open;
 mod options;
 mod orders;
 mod preflight;
 mod progress;
 pub mod protocol;
 pub mod report;
+mod spawn;
+mod status;
+mod view;
+mod world;
+
+pub use face::{HandoffOutcome, StateJournal, Supervisor};
+pub use options::SpawnSpec;
+pub use orders::{Child, PhaseEvent, Serving};

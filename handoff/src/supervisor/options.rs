@@ -82,7 +82,9 @@ impl SpawnSpec {
         for (key, value) in &self.env {
             let name = key.as_bytes();
             if name.is_empty() || name.contains(&b'=') || name.contains(&0) || value.as_bytes().contains(&0) {
-                return Err(Error::Invalid(format!("environment variable {key:?}: no such name is possible")));
+                return Err(Error::Invalid(format!(
+                    "environment variable {key:?}: no such name is possible"
+                )));
             }
             if name.starts_with(b"HANDOFF_") || name.starts_with(b"LISTEN_") {
                 return Err(Error::Invalid(format!(

@@ -101,7 +101,7 @@ pub(super) enum Order {
     },
     Stop {
         grace: Duration,
-        reply: oneshot::Sender<Result<()>>,
+        reply: oneshot::Sender<()>,
     },
 }
 

@@ -2,10 +2,12 @@
 //!
 //! What two Hellos must have in common is the machine's business; here is what only the system knows.
 
+use crate::os::claims::Claims;
+use crate::os::files::FileError;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{AccessFlags, access};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,8 +20,6 @@ pub(super) struct Executable {
     pub(super) file: Arc<OwnedFd>,
     /// Which file, and which content as far as size and time tell.
     pub(super) stamp: Stamp,
-    /// Begins with `#!`: the kernel opens such a file by name, so it is executed by its path.
-    pub(super) script: bool,
 }
 
 /// Identity of a file and of its content, as far as the inode tells.
@@ -73,22 +73,15 @@ impl Executable {
         if stat.st_size == 0 {
             return Err(format!("{shown}: the file is empty: was it copied whole?"));
         }
-        let script = begins_with_shebang(&file).map_err(|e| format!("{shown}: {}", e.desc()))?;
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), stamp: Stamp::of(&stat), script })
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), stamp: Stamp::of(&stat) })
     }
-}
-
-fn begins_with_shebang(file: &OwnedFd) -> nix::Result<bool> {
-    let mut head = [0; 2];
-    let read = nix::sys::uio::pread(file.as_fd(), &mut head, 0)?;
-    Ok(read == 2 && &head == b"#!")
 }
 
 /// The place where an upgrade will happen.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     /// The directory of the claims.
-    pub(super) claims: PathBuf,
+    pub(super) claims: Claims,
     /// The service's data, if it has any.
     pub(super) data: Option<PathBuf>,
     /// The process that serves: its successor must be able to hold as many descriptors.
@@ -104,19 +97,13 @@ impl Place {
     /// # Errors
     /// What is wrong and what to do.
     pub(super) fn check(&self) -> Result<(), String> {
-        let claims = self.claims.display();
-        if !self.claims.is_dir() {
-            return Err(format!("{claims}: no such directory: the server has not claimed here, is it the right one?"));
-        }
-        let reserve = self.claims.join("reserve");
-        match std::fs::symlink_metadata(&reserve) {
-            Ok(found) if found.is_file() && found.len() > 0 => {}
-            Ok(_) => return Err(format!("{}: not a file with content: make room on the disk", reserve.display())),
-            Err(e) => {
-                return Err(format!("{}: {e}: make room on the disk, the server re-creates it", reserve.display()));
-            }
-        }
-        let disk = nix::sys::statvfs::statvfs(&self.claims).map_err(|e| format!("{claims}: {}", e.desc()))?;
+        let claims = self.claims.dir().path().display();
+        let said = |e: FileError| format!("{e}: the directory of the claims must be writable and have room");
+        // put back when there is room again; without it a full disk could not be survived
+        self.claims.ensure_reserve().map_err(said)?;
+        self.claims.probe_link().map_err(said)?;
+        let disk =
+            nix::sys::statvfs::fstatvfs(self.claims.dir()).map_err(|e| format!("{claims}: {}", e.desc()))?;
         if disk.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
             return Err(format!("{claims}: the file system is read-only: remount it"));
         }
@@ -196,16 +183,6 @@ mod tests {
     }
 
     #[test]
-    fn a_good_program_is_opened_and_a_script_is_known() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let program = Executable::open(&file(dir.path(), "prog", 0o755, b"\x7fELF")).expect("a program");
-        assert!(!program.script);
-        let script = Executable::open(&file(dir.path(), "script", 0o755, b"#!/bin/sh\n")).expect("a script");
-        assert!(script.script);
-        assert_ne!(program.stamp, script.stamp);
-    }
-
-    #[test]
     fn a_changed_program_has_another_stamp() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = file(dir.path(), "prog", 0o755, b"\x7fELF");
@@ -216,16 +193,16 @@ mod tests {
     }
 
     #[test]
-    fn a_place_without_claims_or_reserve_is_refused() {
+    fn a_place_needs_its_claims_and_a_reserve() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let claims = dir.path().join(".handoff");
-        let place = Place { claims: claims.clone(), data: Some(dir.path().to_owned()), incumbent: None };
-        assert!(place.check().expect_err("no directory").contains("no such directory"));
-        std::fs::create_dir(&claims).expect("made");
-        assert!(place.check().expect_err("no reserve").contains("reserve"));
-        std::fs::write(claims.join("reserve"), b"").expect("written");
-        assert!(place.check().expect_err("empty reserve").contains("make room"));
-        std::fs::write(claims.join("reserve"), b"x").expect("written");
+        let claims = Claims::open(dir.path()).expect("claims");
+        let place = Place { claims, data: Some(dir.path().to_owned()), incumbent: Some(std::process::id()) };
         assert_eq!(place.check(), Ok(()));
+        let reserve = dir.path().join(Claims::IN_DATA).join("reserve");
+        std::fs::remove_file(&reserve).expect("removed");
+        assert_eq!(place.check(), Ok(()));
+        assert!(reserve.exists(), "put back");
+        std::fs::remove_dir_all(dir.path().join(Claims::IN_DATA)).expect("removed");
+        assert!(place.check().expect_err("gone").contains("claims"));
     }
 }

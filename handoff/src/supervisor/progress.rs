@@ -148,7 +148,10 @@ impl Progress {
             Outcome::Committed => ConnectionsReport {
                 handed_over: self.received,
                 drained: self.open.zip(self.parked).map(|(open, parked)| open.saturating_sub(parked)),
-                lost: self.parked.zip(self.received).map(|(parked, received)| parked.saturating_sub(received)),
+                lost: self
+                    .parked
+                    .zip(self.received)
+                    .map(|(parked, received)| parked.saturating_sub(received)),
             },
             Outcome::PreflightFailed => {
                 ConnectionsReport { handed_over: Some(0), drained: Some(0), lost: Some(0) }
@@ -199,8 +202,7 @@ mod tests {
     }
 
     fn walked(start: Instant) -> Progress {
-        let mut p =
-            Progress::new(HandoffId(1), InstanceReport::default(), InstanceReport::default(), start);
+        let mut p = Progress::new(HandoffId(1), InstanceReport::default(), InstanceReport::default(), start);
         assert!(p.enter(Phase::Spawn, start));
         assert!(!p.enter(Phase::Spawn, after(start, 1)));
         assert!(p.enter(Phase::Drain, after(start, 10)));

@@ -1,0 +1,314 @@
+//! Orders from the face and from operators, and how they end.
+
+use super::instance::{Instance, News};
+use super::options::SpawnSpec;
+use super::orders::{Aborted, Child, Done, Order, PhaseEvent, Refusal, Serving, Wanted};
+use super::preflight::{Executable, Place};
+use super::progress::Progress;
+use super::report::{HandoffReport, InstanceReport, LastHandoff};
+use super::spawn::Build;
+use super::world::{Beat, World};
+use crate::error::{Error, Result};
+use crate::ids::{HandoffId, InstanceId};
+use crate::journal::Record;
+use crate::machine::{Command, Ended, Input, Outcome, Upgrade};
+use crate::phase::Phase;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// An upgrade that was asked for and is not answered.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) handoff: HandoffId,
+    pub(super) phases: mpsc::UnboundedSender<PhaseEvent>,
+    reply: oneshot::Sender<std::result::Result<Box<Done>, Refusal>>,
+    spec: SpawnSpec,
+    since: Instant,
+    stage: Stage,
+    /// What is started, once it is checked.
+    pub(super) build: Option<Arc<Build>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Something else is open: a recovery, a cold start.
+    Waiting,
+    /// The preflight runs.
+    Checking,
+    /// The machine has it.
+    Open,
+}
+
+/// A `start` that is not answered.
+#[derive(Debug)]
+pub(super) struct Starting {
+    program: PathBuf,
+    reply: oneshot::Sender<Result<Serving>>,
+}
+
+impl World {
+    pub(super) fn ordered(&mut self, order: Order) {
+        match order {
+            Order::Start { spec, reply } => self.start(spec, reply),
+            Order::Upgrade { wanted, phases, reply } => self.upgrade(wanted, phases, reply),
+            Order::Abort { reply } => {
+                let answer = self.abort();
+                let _ = reply.send(answer);
+            }
+            Order::Status { reply } => {
+                let _ = reply.send(Box::new(self.status()));
+            }
+            Order::Stop { grace, reply } => {
+                self.stop.push(reply);
+                self.grace = grace;
+                self.inputs.push_back(Input::Command(Command::Stop));
+            }
+        }
+    }
+
+    fn start(&mut self, spec: SpawnSpec, reply: oneshot::Sender<Result<Serving>>) {
+        let program = spec.binary.clone();
+        if self.starting.is_some() {
+            let why = "another start is under way".to_owned();
+            return drop(reply.send(Err(Error::NotServing { program, why })));
+        }
+        let build = spec
+            .check()
+            .and_then(|()| {
+                let not = |why| Error::NotServing { program: program.clone(), why };
+                Executable::open(&spec.resolve().map_err(not)?).map_err(not)
+            })
+            .map(|executable| Arc::new(Build { executable, spec }));
+        let build = match build {
+            Ok(build) => build,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        self.configured = Some(build);
+        self.starting = Some(Starting { program, reply });
+        let view = self.window.look();
+        if view.state == "Empty" || view.failed.is_some() {
+            self.last_exit = None;
+            self.inputs.push_back(Input::Command(Command::Start));
+        }
+    }
+
+    fn upgrade(
+        &mut self,
+        wanted: Wanted,
+        phases: mpsc::UnboundedSender<PhaseEvent>,
+        reply: oneshot::Sender<std::result::Result<Box<Done>, Refusal>>,
+    ) {
+        if let Some(ask) = &self.ask {
+            return drop(reply.send(Err(Refusal::Busy(ask.handoff))));
+        }
+        let spec = match self.spec_of(wanted) {
+            Ok(spec) => spec,
+            Err(error) => return drop(reply.send(Err(Refusal::Error(error)))),
+        };
+        let since = Instant::now();
+        let handoff = HandoffId(uuid::Uuid::now_v7().as_u128());
+        self.beats.arm(Beat::Upgrade, spec.deadline);
+        self.ask = Some(Ask { handoff, phases, reply, spec, since, stage: Stage::Waiting, build: None });
+    }
+
+    fn spec_of(&self, wanted: Wanted) -> Result<SpawnSpec> {
+        let spec = match wanted {
+            Wanted::Spec(spec) => spec,
+            Wanted::Operator { binary, drain_grace, freeze_budget, deadline } => {
+                let unknown = || Error::Invalid("no program is configured: start one first".to_owned());
+                let configured = self.configured.as_ref().ok_or_else(unknown)?;
+                let mut spec = configured.spec.clone();
+                if let Some(binary) = binary {
+                    spec.binary = binary;
+                }
+                spec.drain_grace(drain_grace).freeze_budget(freeze_budget).deadline(deadline)
+            }
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn abort(&mut self) -> Aborted {
+        let view = self.window.look();
+        match (&self.ask, view.handoff) {
+            (Some(ask), _) if ask.stage != Stage::Open => {
+                let handoff = ask.handoff;
+                self.refuse("aborted by the operator before it began".to_owned());
+                Aborted::Aborting(handoff)
+            }
+            (_, Some(handoff)) if view.abort_possible => {
+                self.inputs.push_back(Input::Command(Command::Abort));
+                Aborted::Aborting(handoff)
+            }
+            (_, Some(_)) => {
+                let why = "too late: the successor may have claimed already, or the end is being found out";
+                Aborted::Nothing(why.to_owned())
+            }
+            (_, None) => Aborted::Nothing("no handoff is open".to_owned()),
+        }
+    }
+
+    /// What the machine's last step made possible.
+    pub(super) fn settle(&mut self) {
+        if self.starting.is_none() && self.ask.is_none() {
+            return;
+        }
+        let view = self.window.look();
+        if let Some(starting) = self.starting.take() {
+            let child = self.incumbent.as_ref().and_then(child_of);
+            if let (true, Some((_, epoch)), Some(child)) = (view.upgrade_possible, view.serving, child) {
+                let _ = starting.reply.send(Ok(Serving { child, epoch }));
+            } else if let Some(failed) = &view.failed
+                && self.inputs.is_empty()
+            {
+                let exit = self.last_exit.as_ref().map_or_else(String::new, |exit| format!(" ({exit})"));
+                let error = Error::NotServing { program: starting.program, why: format!("{failed}{exit}") };
+                let _ = starting.reply.send(Err(error));
+            } else {
+                self.starting = Some(starting);
+            }
+        }
+        let Some(ask) = &self.ask else { return };
+        if ask.stage != Stage::Waiting {
+            return;
+        }
+        if view.upgrade_possible {
+            self.check();
+        } else if let Some(failed) = view.failed {
+            self.refuse(format!("no server serves: {failed}; start one first"));
+        } else if ask.since.elapsed() >= ask.spec.deadline {
+            let state = view.state.to_lowercase();
+            self.refuse(format!("the deadline is over; awaited the end of what is open ({state})"));
+        }
+    }
+
+    /// The preflight looks at files: in a thread of its own, so that a slow disk holds nobody.
+    fn check(&mut self) {
+        let place = Place {
+            claims: self.site.claims.clone(),
+            data: self.site.data_dir.clone(),
+            incumbent: self.incumbent.as_ref().and_then(|incumbent| incumbent.pid),
+        };
+        let Some(ask) = &mut self.ask else { return };
+        ask.stage = Stage::Checking;
+        let (handoff, spec, tell) = (ask.handoff, ask.spec.clone(), self.tell.clone());
+        tokio::task::spawn_blocking(move || {
+            let checked = spec.resolve().and_then(|path| Executable::open(&path));
+            let checked = checked.and_then(|executable| place.check().map(|()| executable));
+            let _ = tell.send(News::Checked(handoff, checked));
+        });
+    }
+
+    pub(super) fn checked(&mut self, handoff: HandoffId, checked: std::result::Result<Executable, String>) {
+        let possible = self.window.look().upgrade_possible;
+        let Some(ask) =
+            self.ask.as_mut().filter(|ask| ask.handoff == handoff && ask.stage == Stage::Checking)
+        else {
+            return;
+        };
+        let executable = match checked {
+            Ok(executable) => executable,
+            Err(reason) => return self.refuse(reason),
+        };
+        if !possible || !self.inputs.is_empty() {
+            ask.stage = Stage::Waiting;
+            return;
+        }
+        let left = ask.spec.deadline.saturating_sub(ask.since.elapsed());
+        if left.is_zero() {
+            return self.refuse("the deadline is over; awaited the preflight".to_owned());
+        }
+        ask.stage = Stage::Open;
+        self.beats.disarm(Beat::Upgrade);
+        let successor = InstanceId(uuid::Uuid::new_v4().as_u128());
+        let command = Upgrade {
+            handoff,
+            successor,
+            deadline: left,
+            drain_grace: ask.spec.drain_grace,
+            freeze_budget: ask.spec.freeze_budget,
+        };
+        let new = InstanceReport {
+            executable: Some(executable.path.display().to_string()),
+            instance: Some(successor.to_string()),
+            ..InstanceReport::default()
+        };
+        ask.build = Some(Arc::new(Build { executable, spec: ask.spec.clone() }));
+        let old = self.incumbent.as_ref().map(Instance::report).unwrap_or_default();
+        self.progress = Some(Progress::new(handoff, old, new, ask.since));
+        self.inputs.push_back(Input::Command(Command::Upgrade(command)));
+    }
+
+    /// Ends an upgrade that never became a handoff.
+    fn refuse(&mut self, reason: String) {
+        self.beats.disarm(Beat::Upgrade);
+        let Some(ask) = self.ask.take() else { return };
+        tracing::info!(target: "handoff.abort", handoff = %ask.handoff, reason, "preflight failed");
+        let view = self.window.look();
+        let report = HandoffReport {
+            epoch: view.serving.map(|(_, epoch)| epoch.0),
+            old: self.incumbent.as_ref().map(Instance::report),
+            ..Progress::nothing(reason)
+        };
+        let _ = ask.reply.send(Ok(Box::new(Done { report, child: None })));
+    }
+
+    /// The machine says how the open handoff ended.
+    pub(super) async fn finish(&mut self, ended: Ended) {
+        let now = Instant::now();
+        let committed = ended.outcome == Outcome::Committed;
+        if committed {
+            self.show(Phase::Active, now);
+        } else {
+            let reason = ended.reason.as_deref().unwrap_or_default();
+            tracing::info!(target: "handoff.abort", handoff = %ended.handoff, outcome = ?ended.outcome, reason);
+        }
+        let progress = self.progress.take().filter(|progress| progress.handoff == ended.handoff);
+        let progress = progress.unwrap_or_else(|| {
+            let of = |slot: &Option<Instance>| slot.as_ref().map(Instance::report).unwrap_or_default();
+            Progress::new(ended.handoff, of(&self.incumbent), of(&self.successor), now)
+        });
+        let report = progress.end(&ended, now);
+        self.last = Some(LastHandoff {
+            handoff_id: ended.handoff.to_string(),
+            outcome: ended.outcome,
+            reason: ended.reason.clone(),
+        });
+        match serde_json::to_string(&report) {
+            // a report is history: persist fails for nothing that is not essential
+            Ok(json) => drop(self.persist(Record::Report { handoff: ended.handoff, json }).await),
+            Err(error) => tracing::error!(%error, "report"),
+        }
+        let child = self.incumbent.as_ref().filter(|_| committed).and_then(child_of);
+        if let Some(ask) = self.ask.take_if(|ask| ask.handoff == ended.handoff) {
+            let _ = ask.reply.send(Ok(Box::new(Done { report, child })));
+        }
+    }
+
+    /// Answers everybody who still waits, when the loop has ended.
+    pub(super) fn farewell(&mut self) {
+        if let Some(ask) = self.ask.take() {
+            let _ = ask.reply.send(Err(Refusal::Error(Error::Stopped)));
+        }
+        if let Some(starting) = self.starting.take() {
+            let _ = starting.reply.send(Err(Error::Stopped));
+        }
+        for reply in self.stop.drain(..) {
+            let _ = reply.send(());
+        }
+    }
+
+    /// The build of the upgrade that is open.
+    pub(super) fn wanted(&self) -> Option<Arc<Build>> {
+        self.ask.as_ref().and_then(|ask| ask.build.clone())
+    }
+}
+
+fn child_of(instance: &Instance) -> Option<Child> {
+    Some(Child { instance: instance.id, pid: instance.pid?, pidfd: instance.pidfd.clone()? })
+}
+
+/// Time that a stopping supervisor gives its servers when nobody named another.
+pub(super) const GRACE: Duration = crate::machine::times::STOP;

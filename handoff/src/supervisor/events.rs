@@ -1,0 +1,188 @@
+//! The one wait of the supervisor: frames, the ends of processes, orders, timers.
+
+use super::instance::{Instance, News};
+use super::orders::Order;
+use super::world::{Beat, World, trace};
+use crate::ids::{Epoch, HandoffId, InstanceId};
+use crate::machine::{Input, Peer};
+use crate::os::channel::{Closed, Received};
+use crate::wire::{Message, Stamped};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// How often the accept queues are looked at while the service stands still.
+const SAMPLE: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+enum Event {
+    Frame(InstanceId, Result<Received, Closed>),
+    News(News),
+    Order(Order),
+    Timer,
+    Beat,
+    Sample,
+}
+
+type Next<'a> = Pin<Box<dyn Future<Output = (InstanceId, Result<Received, Closed>)> + Send + 'a>>;
+
+fn frame_of(instance: &mut Instance) -> Option<Next<'_>> {
+    let id = instance.id;
+    let channel = instance.channel.as_mut()?;
+    Some(Box::pin(async move { (id, channel.recv().await) }))
+}
+
+impl World {
+    pub(super) async fn next_input(&mut self) -> Input {
+        loop {
+            self.settle();
+            if let Some(input) = self.inputs.pop_front() {
+                return input;
+            }
+            match self.wait().await {
+                Event::Frame(id, Ok(received)) => self.received(id, received),
+                Event::Frame(id, Err(why)) => self.closed(id, &why),
+                Event::News(news) => self.heard(news),
+                Event::Order(order) => self.ordered(order),
+                Event::Timer => {
+                    if let Some(timer) = self.timers.take_expired() {
+                        self.inputs.push_back(Input::Expired(timer));
+                    }
+                }
+                Event::Beat => match self.beats.take_expired() {
+                    Some(Beat::Heart) => self.beat(),
+                    // `settle` sees that its time is over
+                    Some(Beat::Upgrade) | None => {}
+                },
+                Event::Sample => self.sample_queues(),
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Event {
+        let frozen = self.progress.as_ref().is_some_and(super::progress::Progress::frozen);
+        let Self { incumbent, successor, retiring, news, orders, timers, beats, .. } = self;
+        let slots = incumbent.iter_mut().chain(successor).chain(retiring.values_mut());
+        let mut frames: Vec<Next<'_>> = slots.filter_map(frame_of).collect();
+        let frame = std::future::poll_fn(|cx| {
+            for next in &mut frames {
+                if let Poll::Ready((id, received)) = next.as_mut().poll(cx) {
+                    return Poll::Ready(Event::Frame(id, received));
+                }
+            }
+            Poll::Pending
+        });
+        tokio::select! {
+            // the first poll of a frame asks the kernel: whatever was readable comes before what expired
+            biased;
+            event = frame => event,
+            Some(news) = news.recv() => Event::News(news),
+            Some(order) = orders.recv() => Event::Order(order),
+            () = timers.expired() => Event::Timer,
+            () = beats.expired() => Event::Beat,
+            () = tokio::time::sleep(SAMPLE), if frozen => Event::Sample,
+        }
+    }
+
+    fn received(&mut self, id: InstanceId, received: Received) {
+        let Some(peer) = self.peer_of(id) else { return };
+        let frame = received.frame;
+        // descriptors of an Adopted that answers a reconnect: all are here already
+        drop(received.fds);
+        trace(&frame.message, &frame);
+        self.count(peer, &frame.message);
+        if let Message::Hello(hello) = &frame.message {
+            let tell = self.tell.clone();
+            let Some(slot) = self.slot(peer) else { return };
+            let sender = slot.channel.as_ref().and_then(crate::os::channel::Channel::first_sender);
+            let pid = sender.and_then(|sender| u32::try_from(sender.pid).ok()).filter(|pid| *pid > 0);
+            if let Some(pid) = pid
+                && let Err(error) = slot.speaks_as(pid, &tell)
+            {
+                tracing::warn!(%error, instance = %id, "a stranger on the channel");
+                slot.channel = None;
+                self.inputs.push_back(Input::Closed(peer));
+                return;
+            }
+            slot.hello = Some((**hello).clone());
+            let report = slot.report();
+            if let Some(progress) = &mut self.progress
+                && peer == Peer::Successor
+            {
+                progress.new = report;
+            }
+        }
+        self.inputs.push_back(Input::Received(peer, frame));
+    }
+
+    fn count(&mut self, peer: Peer, message: &Message) {
+        let now = Instant::now();
+        if matches!((peer, message), (Peer::Successor, Message::Active { .. })) {
+            self.sample_queues();
+        }
+        let Some(progress) = &mut self.progress else { return };
+        match (peer, message) {
+            (Peer::Incumbent, Message::Drained { open }) => progress.drained(*open),
+            (Peer::Incumbent, Message::SealComplete { connections, .. }) => progress.sealed(*connections),
+            (Peer::Successor, Message::Ready { connections, .. }) => progress.ready(*connections),
+            (Peer::Successor, Message::Active { .. }) => progress.active(now),
+            _ => {}
+        }
+    }
+
+    fn closed(&mut self, id: InstanceId, why: &Closed) {
+        let Some(peer) = self.peer_of(id) else { return };
+        if *why == Closed::Eof {
+            tracing::debug!(instance = %id, "channel ended");
+        } else {
+            tracing::warn!(instance = %id, %why, "channel ended");
+        }
+        if let Some(slot) = self.slot(peer) {
+            slot.channel = None;
+        }
+        self.inputs.push_back(Input::Closed(peer));
+    }
+
+    fn heard(&mut self, news: News) {
+        match news {
+            News::Exited { instance, pid, exit } => {
+                let Some(peer) = self.peer_of(instance) else { return };
+                let tell = self.tell.clone();
+                let Some(slot) = self.slot(peer) else { return };
+                // a launcher that forked and left: the server it started is awaited
+                if slot.pid != Some(pid) || (slot.hello.is_none() && slot.outlives(pid, exit, &tell)) {
+                    return;
+                }
+                slot.exit = Some(exit);
+                let said = format!("process {pid} {exit}");
+                tracing::info!(instance = %instance, pid, %exit, "process ended");
+                if peer == Peer::Incumbent {
+                    self.last_exit = Some(said);
+                }
+                self.inputs.push_back(Input::Exited(peer));
+            }
+            News::Gone(instance) => {
+                self.remove_control(instance);
+                if let Some(peer) = self.peer_of(instance) {
+                    self.inputs.push_back(Input::Gone(peer));
+                }
+            }
+            News::Connected(instance, channel) => self.connected(instance, *channel),
+            News::Checked(handoff, result) => self.checked(handoff, result),
+            News::Claimed(epoch, owner) => self.inputs.push_back(Input::Claimed(epoch, Some(owner))),
+        }
+    }
+
+    /// Life, and progress of the supervisor's own loop.
+    fn beat(&mut self) {
+        self.heart += 1;
+        self.beats.arm(Beat::Heart, Self::heartbeat());
+        let message = Message::Heartbeat { progress: self.heart };
+        let frame = Stamped { handoff: HandoffId::NIL, epoch: Epoch::ZERO, message };
+        let slots = self.incumbent.iter().chain(&self.successor).chain(self.retiring.values());
+        for channel in slots.filter_map(|slot| slot.channel.as_ref()) {
+            channel.send(&frame, Vec::new());
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! One process of the service, from the supervisor's side: its channel, its process, its container.
+
+use super::preflight::Executable;
+use super::report::InstanceReport;
+use super::spawn::Build;
+use crate::ids::{Epoch, HandoffId, InstanceId};
+use crate::os::channel::Channel;
+use crate::wire::Hello;
+use processkit::{Adopted, Exit, ProcessGroup, RunningProcess, Signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// What a task of the supervisor has found out.
+#[derive(Debug)]
+pub(super) enum News {
+    /// This process of the instance ended.
+    Exited { instance: InstanceId, pid: u32, exit: Exit },
+    /// Nothing lives in the instance's container any more, which is removed.
+    Gone(InstanceId),
+    /// The instance's control socket answered.
+    Connected(InstanceId, Box<Channel>),
+    /// An upgrade's preflight is done.
+    Checked(HandoffId, Result<Executable, String>),
+    /// The epoch that was watched is claimed.
+    Claimed(Epoch, InstanceId),
+}
+
+/// Where the tasks say it.
+pub(super) type Tell = mpsc::UnboundedSender<News>;
+
+/// A slot of the world.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) id: InstanceId,
+    pub(super) channel: Option<Channel>,
+    /// Its main process; `None` when nothing but its container is known.
+    pub(super) pid: Option<u32>,
+    pub(super) pidfd: Option<Arc<OwnedFd>>,
+    pub(super) exit: Option<Exit>,
+    pub(super) hello: Option<Hello>,
+    /// What it runs; `None` for an adopted one.
+    pub(super) build: Option<Arc<Build>>,
+    pub(super) executable: Option<String>,
+    container: Container,
+}
+
+/// What holds its tree.
+#[derive(Debug)]
+enum Container {
+    Group(ProcessGroup),
+    /// An adopted process without a group: the process alone can be ended.
+    Process(Adopted),
+    /// A task ends it; the signal means: now.
+    Ending(Arc<Notify>),
+    Gone,
+}
+
+impl Instance {
+    /// A process that was started now, in a group of its own.
+    ///
+    /// # Errors
+    /// A descriptor that cannot be duplicated.
+    pub(super) fn started(
+        id: InstanceId,
+        channel: Channel,
+        process: RunningProcess,
+        group: ProcessGroup,
+        build: Arc<Build>,
+        tell: &Tell,
+    ) -> io::Result<Self> {
+        let pid = process.identity().pid;
+        let pidfd = Some(Arc::new(process.pidfd().try_clone_to_owned()?));
+        watch_child(id, pid, process, tell.clone());
+        let pid = Some(pid);
+        let executable = Some(build.executable.path.display().to_string());
+        let container = Container::Group(group);
+        let build = Some(build);
+        Ok(Self {
+            id,
+            channel: Some(channel),
+            pid,
+            pidfd,
+            exit: None,
+            hello: None,
+            build,
+            executable,
+            container,
+        })
+    }
+
+    /// A process that an earlier supervisor started. Without a group only the process itself can be ended.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub(super) fn adopted(
+        id: InstanceId,
+        channel: Channel,
+        hello: Hello,
+        pidfd: OwnedFd,
+        group: Option<ProcessGroup>,
+        tell: &Tell,
+    ) -> io::Result<Self> {
+        let pidfd = Arc::new(pidfd);
+        let alone = || Adopted::from_pidfd(pidfd.try_clone()?).map_err(io::Error::other);
+        let process = alone()?;
+        let pid = process.pid();
+        let container = match group {
+            Some(group) => Container::Group(group),
+            None => Container::Process(alone()?),
+        };
+        watch_stranger(id, process, tell.clone());
+        let executable = executable_of(pid);
+        let (channel, hello, pid, pidfd) = (Some(channel), Some(hello), Some(pid), Some(pidfd));
+        Ok(Self { id, channel, pid, pidfd, exit: None, hello, build: None, executable, container })
+    }
+
+    /// A container whose processes do not speak: it can be ended, and nothing else.
+    pub(super) fn contained(id: InstanceId, group: ProcessGroup) -> Self {
+        let container = Container::Group(group);
+        let (channel, pid, pidfd, exit, hello, build, executable) =
+            (None, None, None, None, None, None, None);
+        Self { id, channel, pid, pidfd, exit, hello, build, executable, container }
+    }
+
+    /// Its container, while it is neither being ended nor gone.
+    pub(super) fn group(&self) -> Option<&ProcessGroup> {
+        match &self.container {
+            Container::Group(group) => Some(group),
+            Container::Process(_) | Container::Ending(_) | Container::Gone => None,
+        }
+    }
+
+    /// The process that speaks is another one than was started: a launcher forked. It has to be in the container.
+    ///
+    /// # Errors
+    /// It is not, or it is gone.
+    pub(super) fn speaks_as(&mut self, pid: u32, tell: &Tell) -> io::Result<()> {
+        if self.pid == Some(pid) {
+            return Ok(());
+        }
+        let pidfd = processkit::pidfd_open(pid)?;
+        if let Some(group) = self.group()
+            && !group.members().map_err(io::Error::other)?.contains(&pid)
+        {
+            let error = crate::Error::PidMismatch { expected: self.pid.unwrap_or(0), announced: pid };
+            return Err(io::Error::other(error));
+        }
+        self.pidfd = Some(Arc::new(pidfd.try_clone()?));
+        self.pid = Some(pid);
+        self.exit = None;
+        watch_stranger(self.id, Adopted::from_pidfd(pidfd).map_err(io::Error::other)?, tell.clone());
+        Ok(())
+    }
+
+    /// Ends the whole tree: with a grace by TERM first, else by KILL, which is out when this returns.
+    /// [`News::Gone`] follows.
+    pub(super) fn end(&mut self, grace: Option<Duration>, tell: &Tell) {
+        let id = self.id;
+        match std::mem::replace(&mut self.container, Container::Gone) {
+            Container::Gone => drop(tell.send(News::Gone(id))),
+            Container::Ending(now) => {
+                if grace.is_none() {
+                    now.notify_one();
+                }
+                self.container = Container::Ending(now);
+            }
+            Container::Group(group) => {
+                let now = self.ending();
+                let sent = if grace.is_some() { group.terminate_all() } else { group.kill() };
+                if let Err(error) = sent {
+                    tracing::warn!(instance = %id, %error, "signal to the container");
+                }
+                let tell = tell.clone();
+                tokio::spawn(async move {
+                    if let Some(grace) = grace {
+                        tokio::select! {
+                            _ = group.wait_empty() => {}
+                            () = tokio::time::sleep(grace) => {}
+                            () = now.notified() => {}
+                        }
+                    }
+                    if let Err(error) = group.remove().await {
+                        tracing::warn!(instance = %id, %error, "container is not removed");
+                    }
+                    let _ = tell.send(News::Gone(id));
+                });
+            }
+            Container::Process(process) => {
+                let now = self.ending();
+                let signal = if grace.is_some() { Signal::Term } else { Signal::Kill };
+                if let Err(error) = process.signal(signal) {
+                    tracing::warn!(instance = %id, %error, "signal to the process");
+                }
+                let tell = tell.clone();
+                tokio::spawn(async move {
+                    if let Some(grace) = grace {
+                        tokio::select! {
+                            _ = process.gone() => {}
+                            () = tokio::time::sleep(grace) => {}
+                            () = now.notified() => {}
+                        }
+                        drop(process.signal(Signal::Kill));
+                    }
+                    if let Err(error) = process.gone().await {
+                        tracing::warn!(instance = %id, %error, "the end of the process");
+                    }
+                    let _ = tell.send(News::Gone(id));
+                });
+            }
+        }
+    }
+
+    fn ending(&mut self) -> Arc<Notify> {
+        let now = Arc::new(Notify::new());
+        self.container = Container::Ending(Arc::clone(&now));
+        now
+    }
+
+    /// The launcher ended before the server spoke: says so again once nothing is left of it. False when nothing is.
+    pub(super) fn outlives(&self, pid: u32, exit: Exit, tell: &Tell) -> bool {
+        let Some(group) = self.group() else { return false };
+        let (Ok(false), Ok(events)) = (group.is_empty(), group.events_fd()) else { return false };
+        let (id, tell) = (self.id, tell.clone());
+        tokio::spawn(async move {
+            if let Err(error) = processkit::wait_empty_by_fd(events).await {
+                tracing::warn!(instance = %id, %error, "watching the container");
+            }
+            let _ = tell.send(News::Exited { instance: id, pid, exit });
+        });
+        true
+    }
+
+    /// Lets go: an empty container is removed, a living one is left.
+    pub(super) fn forget(self) {
+        if let Container::Group(group) = self.container
+            && group.is_empty().unwrap_or(false)
+        {
+            tokio::spawn(async move {
+                if let Err(error) = group.remove().await {
+                    tracing::warn!(%error, "empty container is not removed");
+                }
+            });
+        }
+    }
+
+    pub(super) fn report(&self) -> InstanceReport {
+        InstanceReport {
+            pid: self.pid,
+            build: self.hello.as_ref().map(|hello| hello.build.0.clone()),
+            executable: self.executable.clone(),
+            instance: Some(self.id.to_string()),
+        }
+    }
+}
+
+fn watch_child(id: InstanceId, pid: u32, mut process: RunningProcess, tell: Tell) {
+    tokio::spawn(async move {
+        let exit = process.exit().await.unwrap_or(Exit::UNKNOWN);
+        let _ = tell.send(News::Exited { instance: id, pid, exit });
+    });
+}
+
+fn watch_stranger(id: InstanceId, process: Adopted, tell: Tell) {
+    tokio::spawn(async move {
+        let exit = process.exit().await.unwrap_or(Exit::UNKNOWN);
+        let _ = tell.send(News::Exited { instance: id, pid: process.pid(), exit });
+    });
+}
+
+/// Where the program of a process lies, as far as the kernel tells.
+fn executable_of(pid: u32) -> Option<String> {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.display().to_string().trim_end_matches(" (deleted)").to_owned())
+}

@@ -1,0 +1,148 @@
+//! Starting instances: the successor of an upgrade, and the server of a cold start.
+
+use super::instance::Instance;
+use super::preflight::{Executable, Stamp};
+use super::spawn::{Birth, Build};
+use super::world::World;
+use crate::ids::InstanceId;
+use crate::machine::Peer;
+use crate::os::channel::Channel;
+use crate::os::identity::executable_of;
+use crate::os::listeners::{self, Address};
+use crate::wire::Role;
+use processkit::{ProcessGroup, ProcessGroupOptions};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+/// The file of an instance's control socket.
+pub(super) fn control_name(instance: InstanceId) -> String {
+    format!("{instance}.sock")
+}
+
+/// The name of an instance's container.
+pub(super) fn group_name(instance: InstanceId) -> String {
+    format!("inst-{instance}")
+}
+
+impl World {
+    pub(super) async fn spawn(&mut self, peer: Peer, id: InstanceId) -> Result<(), String> {
+        let (build, role) = match peer {
+            Peer::Successor => {
+                let build = self.wanted().ok_or_else(|| "no upgrade is open".to_owned())?;
+                (build, Role::Successor)
+            }
+            Peer::Incumbent => (self.cold_build()?, Role::Cold),
+            Peer::Supervisor | Peer::Retiring(_) => {
+                return Err("nothing is started under this name".to_owned());
+            }
+        };
+        let started = self.start_instance(id, role, &build).await;
+        let instance = started.inspect_err(|_| self.remove_control(id))?;
+        tracing::info!(instance = %id, pid = ?instance.pid, program = %build.executable.path.display(), "started");
+        match peer {
+            Peer::Successor => self.successor = Some(instance),
+            Peer::Incumbent => {
+                self.builds.insert(id, build);
+                self.incumbent = Some(instance);
+            }
+            Peer::Supervisor | Peer::Retiring(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn start_instance(
+        &self,
+        id: InstanceId,
+        role: Role,
+        build: &Arc<Build>,
+    ) -> Result<Instance, String> {
+        let path = self.site.ctl.join(&control_name(id));
+        let control = listeners::bind(&Address::Unix(path)).map_err(|e| e.to_string())?;
+        let said = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+        let (ours, theirs) = Channel::pair().map_err(said("channel"))?;
+        let channel = Channel::from_fd(ours).map_err(said("channel"))?;
+        channel.want_credentials().map_err(said("channel"))?;
+        let birth = Birth {
+            instance: id,
+            role,
+            build,
+            listeners: &self.site.listeners,
+            control,
+            channel: theirs,
+            lineage: self.site.lineage.as_fd(),
+            run_dir: self.site.run.path(),
+            data_dir: self.site.data_dir.as_deref(),
+        };
+        let command = birth.command().map_err(said("descriptors"))?;
+        let group = new_group(id)?;
+        match group.start(&command).await {
+            Ok(process) => {
+                let started = Instance::started(id, channel, process, group, Arc::clone(build), &self.tell);
+                started.map_err(said("process"))
+            }
+            Err(error) => {
+                if let Err(error) = group.remove().await {
+                    tracing::warn!(%error, "container of a failed start");
+                }
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// The build of the highest claim, never "old" or "new" by assumption; after a clean stop, and where nothing was
+    /// claimed, the configured program.
+    fn cold_build(&self) -> Result<Arc<Build>, String> {
+        let configured = self.configured.as_ref();
+        let none = || "no program is configured: start one first".to_owned();
+        let highest = self.site.claims.highest().map_err(|e| e.to_string())?;
+        let fresh = || {
+            let configured = configured.ok_or_else(none)?;
+            // resolved again: it may have been replaced since
+            let executable = Executable::open(&configured.spec.resolve()?)?;
+            Ok(Arc::new(Build { executable, spec: configured.spec.clone() }))
+        };
+        let Some((epoch, claim)) = highest else { return fresh() };
+        if let Some(build) = self.builds.get(&claim.instance) {
+            return Ok(Arc::clone(build));
+        }
+        if self.site.clean && self.builds.is_empty() {
+            return fresh();
+        }
+        let path = executable_of(&claim);
+        let stamp = Stamp {
+            dev: claim.executable_file.dev,
+            ino: claim.executable_file.ino,
+            size: claim.executable_size,
+            mtime_ns: i128::from(claim.executable_mtime_ns),
+        };
+        match Executable::open(&path) {
+            Ok(executable) if executable.stamp == stamp => {
+                let configured = configured.ok_or_else(none)?;
+                Ok(Arc::new(Build { executable, spec: configured.spec.clone() }))
+            }
+            found => {
+                let why = found.err().unwrap_or_else(|| "it was changed since".to_owned());
+                tracing::warn!(%epoch, program = %path.display(), why, "the build of the highest claim is gone");
+                fresh()
+            }
+        }
+    }
+}
+
+/// A container that survives this process. Where there are no cgroups it has no name.
+fn new_group(id: InstanceId) -> Result<ProcessGroup, String> {
+    let options = ProcessGroupOptions::default;
+    let mut group = match ProcessGroup::named(&group_name(id), options()) {
+        Err(processkit::Error::Unsupported { operation }) => {
+            tracing::warn!(
+                operation,
+                "containers are weak here: a tree is ended by a walk over its processes"
+            );
+            ProcessGroup::with_options(options())
+        }
+        other => other,
+    }
+    .map_err(|error| format!("container: {error}"))?;
+    group.persist();
+    Ok(group)
+}

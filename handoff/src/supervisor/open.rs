@@ -1,0 +1,384 @@
+//! Taking a run directory: the lock, the journal, what still runs, and the loop that goes on from there.
+
+use super::adopt::{self, Adoptee, Met, Speaker};
+use super::ask::GRACE;
+use super::control;
+use super::face::StateJournal;
+use super::instance::{Instance, Tell};
+use super::orders::{Handle, PhaseEvent};
+use super::report::LastHandoff;
+use super::spawn::{CONTROL, Shared};
+use super::view::Watched;
+use super::world::{Beat, Site, World};
+use crate::driver;
+use crate::error::{Error, Result};
+use crate::ids::{InstanceId, ListenerName};
+use crate::journal::{Journal, JournalState, Record};
+use crate::machine::Peer;
+use crate::machine::recovery::{Found, FoundHandoff, Recovery, name_of, recover};
+use crate::os::claims::Claims;
+use crate::os::files::{Dir, FileError};
+use crate::os::journal_file::JournalFile;
+use crate::os::listeners::{self, Address, validate};
+use crate::os::lock::{LineageLock, Lock, LockError};
+use crate::os::timers::Timers;
+use crate::wire::Standing;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::AbortHandle;
+
+/// Name of the operators' socket in the run directory.
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+/// Name of the journal in the run directory.
+pub(crate) const JOURNAL: &str = "journal";
+const SUPERVISOR_LOCK: &str = "supervisor.lock";
+/// Time in which an instance that runs says Hello.
+const HELLO: Duration = Duration::from_millis(800);
+
+/// What the face was given.
+#[derive(Debug)]
+pub(super) struct Setup {
+    run_dir: PathBuf,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) listeners: Vec<(ListenerName, Arc<OwnedFd>)>,
+    pub(super) addresses: Vec<(ListenerName, Address)>,
+    pub(super) journal: Option<PathBuf>,
+    pub(super) build_id: Option<String>,
+    pub(super) name: Option<String>,
+    /// The first thing that cannot work; builders do not fail.
+    wrong: Mutex<Option<Error>>,
+}
+
+/// The open supervisor.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) handle: Handle,
+    pub(super) journal: Option<StateJournal>,
+    run: Dir,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn serve_operators(&self) -> Result<()> {
+        let address = Address::Unix(self.run.join(CONTROL_SOCKET));
+        let bound = listeners::bind(&address).map_err(|e| Error::Invalid(e.to_string()))?;
+        let named = |e| Error::path(&self.run.join(CONTROL_SOCKET), e);
+        let listener = std::os::unix::net::UnixListener::from(bound);
+        let listener = UnixListener::from_std(listener).map_err(named)?;
+        let task = tokio::spawn(control::serve(listener, self.handle.clone()));
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
+        Ok(())
+    }
+}
+
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Self {
+        Error::Io { what: format!("{} {}", error.op, error.path.display()), source: error.source }
+    }
+}
+
+/// What running instances brought.
+#[derive(Debug, Default)]
+struct Gathered {
+    adoptees: Vec<Adoptee>,
+    /// Alive, and not to be talked to.
+    mute: Vec<InstanceId>,
+}
+
+impl Setup {
+    pub(super) fn new(run_dir: PathBuf) -> Self {
+        Self {
+            run_dir,
+            data_dir: None,
+            listeners: Vec::new(),
+            addresses: Vec::new(),
+            journal: None,
+            build_id: None,
+            name: None,
+            wrong: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn wrong(&self, error: Error) {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    pub(super) async fn open(&self, events: broadcast::Sender<PhaseEvent>) -> Result<Core> {
+        if let Some(error) = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(error);
+        }
+        let run = Dir::open_private(&self.run_dir)?;
+        let mut lock = Lock::open(&run, SUPERVISOR_LOCK)?;
+        if !lock.try_lock().map_err(|e| self.locked(e))? {
+            return Err(Error::InUse { path: run.path().to_owned(), pid: lock.holder() });
+        }
+        let ctl = run.sub_private("ctl")?;
+        let data_dir = self.data_dir.as_ref().map(|dir| dir.canonicalize().map_err(|e| Error::path(dir, e)));
+        let data_dir = data_dir.transpose()?;
+        let claims = match &data_dir {
+            Some(data) => Claims::open(data)?,
+            None => Claims::open_in_run(run.path())?,
+        };
+        let mut journal = self.journal(&run)?;
+        let past = journal.state().clone();
+
+        let (generation, gathered) = gather(&ctl, past.generation).await;
+        journal.append(&Record::Generation { generation }).map_err(|e| Error::Invalid(e.to_string()))?;
+        let Gathered { mut adoptees, mute } = gathered;
+        let lineage = self.lineage(&claims, &mut adoptees)?;
+        let listeners = self.shared(&adoptees)?;
+        let highest = claims.highest()?.map(|(epoch, claim)| (epoch, claim.instance));
+        let recovery = recover(Found {
+            base: InstanceId(uuid::Uuid::new_v4().as_u128()),
+            generation,
+            open: past.open.as_ref().map(|open| FoundHandoff {
+                handoff: open.handoff,
+                incumbent: open.incumbent,
+                successor: open.successor,
+                epoch: open.epoch,
+            }),
+            highest,
+            instances: adoptees.iter().map(|adoptee| adoptee.found.clone()).collect(),
+        });
+        let summary = (past != JournalState::default()).then(|| StateJournal {
+            generation,
+            open: past.open.as_ref().map(|open| open.handoff),
+            last: last_of(&past),
+            served: past.last_serving,
+            adopted: adoptees.iter().map(|adoptee| adoptee.speaker.id).collect(),
+            stopped: past.stopped,
+        });
+
+        let site = Site {
+            run: run.clone(),
+            ctl,
+            data_dir,
+            claims,
+            listeners,
+            lineage,
+            _lock: lock,
+            generation,
+            name: self.name.clone(),
+            build_id: self.build_id.clone(),
+            clean: past.stopped,
+        };
+        let (orders, incoming) = mpsc::channel(64);
+        let task = begin(site, journal, past, recovery, adoptees, mute, incoming, events).await;
+        Ok(Core { handle: Handle(orders), journal: summary, run, tasks: Mutex::new(vec![task]) })
+    }
+
+    fn journal(&self, run: &Dir) -> Result<Journal<JournalFile>> {
+        let storage = match &self.journal {
+            None => JournalFile::open(run, JOURNAL)?,
+            Some(path) => {
+                let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+                else {
+                    return Err(Error::Invalid(format!("{}: no name for a journal", path.display())));
+                };
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                JournalFile::open(&Dir::open(parent)?, name)?
+            }
+        };
+        let journal = Journal::open(storage).map_err(|e| Error::Invalid(e.to_string()))?;
+        if let Some(torn) = journal.torn() {
+            tracing::info!(?torn, "the journal's torn tail was cut");
+        }
+        Ok(journal)
+    }
+
+    fn locked(&self, error: LockError) -> Error {
+        match error {
+            LockError::Held { path, holder } | LockError::StillHeld { path, holder, .. } => {
+                // the directory is what people know; the lock file's name says which of the two it is
+                Error::InUse { path, pid: holder }
+            }
+            LockError::File(error) => error.into(),
+            other => Error::Invalid(other.to_string()),
+        }
+    }
+
+    /// From who brought it, or taken anew.
+    fn lineage(&self, claims: &Claims, adoptees: &mut [Adoptee]) -> Result<LineageLock> {
+        for lineage in adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take()) {
+            if lineage.belongs_to(claims.dir())? {
+                return Ok(lineage);
+            }
+        }
+        LineageLock::acquire(claims.dir()).map_err(|e| self.locked(e))
+    }
+
+    /// The listeners that every instance gets: those of the running server, then what was given, then what can be
+    /// bound.
+    fn shared(&self, adoptees: &[Adoptee]) -> Result<Vec<Shared>> {
+        let mut shared: Vec<Shared> = Vec::new();
+        let known = |name: &ListenerName| {
+            self.addresses.iter().find(|(other, _)| other == name).map(|(_, address)| address.clone())
+        };
+        let mut brought: Vec<_> = adoptees.iter().collect();
+        // who serves has the right ones; who leaves may have fewer
+        brought.sort_by_key(|adoptee| adoptee.found.standing == Standing::Retiring);
+        let brought = brought.iter().flat_map(|adoptee| adoptee.listeners.iter());
+        for (name, fd) in brought.chain(&self.listeners) {
+            let is_ours = name.as_str() != CONTROL;
+            if is_ours && !shared.iter().any(|other| other.name == *name) {
+                validate(fd.as_fd()).map_err(|e| Error::io(format!("listener {name}"), e))?;
+                shared.push(Shared { name: name.clone(), fd: Arc::clone(fd), address: known(name) });
+            }
+        }
+        for (name, address) in &self.addresses {
+            if name.as_str() == CONTROL {
+                return Err(Error::Invalid(format!(
+                    "{CONTROL} is the supervisor's own listener: choose another name"
+                )));
+            }
+            if shared.iter().any(|other| other.name == *name) {
+                continue;
+            }
+            let fd = listeners::bind(address).map_err(|e| Error::Invalid(e.to_string()))?;
+            shared.push(Shared { name: name.clone(), fd: Arc::new(fd), address: Some(address.clone()) });
+        }
+        Ok(shared)
+    }
+}
+
+/// Everybody who runs. A generation higher than all they have seen makes this supervisor theirs.
+async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
+    let (speakers, mut mute) = split(adopt::meet(ctl, HELLO).await);
+    let seen = speakers.iter().map(|speaker| speaker.hello.generation).max().unwrap_or(0);
+    let generation = past.max(seen) + 1;
+    let mut adoptees = Vec::new();
+    for answer in adopt::adopt(speakers, generation).await {
+        match answer {
+            Ok(adoptee) => adoptees.push(adoptee),
+            Err(id) => mute.push(id),
+        }
+    }
+    (generation, Gathered { adoptees, mute })
+}
+
+fn last_of(past: &JournalState) -> Option<LastHandoff> {
+    past.last_ended.as_ref().map(|ended| LastHandoff {
+        handoff_id: ended.handoff.to_string(),
+        outcome: ended.outcome,
+        reason: ended.reason.clone(),
+    })
+}
+
+fn split(met: Vec<Met>) -> (Vec<Speaker>, Vec<InstanceId>) {
+    let (mut speakers, mut silent) = (Vec::new(), Vec::new());
+    for met in met {
+        match met {
+            Met::Speaks(speaker) => speakers.push(*speaker),
+            Met::Silent(id) => silent.push(id),
+        }
+    }
+    (speakers, silent)
+}
+
+#[expect(clippy::too_many_arguments, reason = "called once: the parts of the world as they were found")]
+async fn begin(
+    site: Site,
+    journal: Journal<JournalFile>,
+    past: JournalState,
+    recovery: Recovery,
+    adoptees: Vec<Adoptee>,
+    mute: Vec<InstanceId>,
+    orders: mpsc::Receiver<super::orders::Order>,
+    events: broadcast::Sender<PhaseEvent>,
+) -> AbortHandle {
+    let (tell, news) = mpsc::unbounded_channel();
+    let mut slots: BTreeMap<InstanceId, Instance> = BTreeMap::new();
+    for adoptee in adoptees {
+        let id = adoptee.speaker.id;
+        match instance_of(adoptee.speaker, &tell) {
+            Ok(instance) => drop(slots.insert(id, instance)),
+            Err(error) => tracing::warn!(instance = %id, %error, "gone while it was adopted"),
+        }
+    }
+    // its container alone, when it does not speak: whatever is in there can be ended
+    if let Some(id) = recovery.successor
+        && !slots.contains_key(&id)
+        && let Some(group) = adopt::group_of(id, None)
+    {
+        slots.insert(id, Instance::contained(id, group));
+    }
+    let mut left: Vec<InstanceId> = past.containers.iter().copied().collect();
+    left.extend(mute);
+    left.extend(slots.keys());
+    left.retain(|id| name_of(&recovery, *id).is_none());
+    left.sort_unstable();
+    left.dedup();
+    for id in left {
+        let pid = slots.remove(&id).and_then(|slot| slot.pid);
+        adopt::sweep(&site.ctl, id, adopt::group_of(id, pid)).await;
+    }
+
+    let (machine, window) = Watched::new(recovery.supervisor.clone(), recovery.effects.clone());
+    let mut beats = Timers::default();
+    beats.arm(Beat::Heart, World::heartbeat());
+    let mut world = World {
+        site,
+        journal,
+        window,
+        incumbent: None,
+        successor: None,
+        retiring: BTreeMap::new(),
+        timers: Timers::default(),
+        beats,
+        heart: 0,
+        inputs: VecDeque::from([crate::machine::Input::Start]),
+        orders,
+        news,
+        tell,
+        watch: None,
+        transfer: None,
+        builds: BTreeMap::new(),
+        configured: None,
+        starting: None,
+        ask: None,
+        progress: None,
+        last: last_of(&past),
+        events,
+        stop: Vec::new(),
+        grace: crate::crash::scaled(GRACE),
+        last_exit: None,
+        journal_trouble: None,
+    };
+    for (id, instance) in slots {
+        match name_of(&recovery, id) {
+            Some(Peer::Incumbent) => world.incumbent = Some(instance),
+            Some(Peer::Successor) => world.successor = Some(instance),
+            Some(Peer::Retiring(_)) => drop(world.retiring.insert(id, instance)),
+            Some(Peer::Supervisor) | None => {}
+        }
+    }
+    tokio::spawn(run(machine, world)).abort_handle()
+}
+
+fn instance_of(speaker: Speaker, tell: &Tell) -> std::io::Result<Instance> {
+    let Speaker { id, channel, hello, pid } = speaker;
+    let pidfd = processkit::pidfd_open(pid)?;
+    Instance::adopted(id, channel, hello, pidfd, adopt::group_of(id, Some(pid)), tell)
+}
+
+async fn run(mut machine: Watched, mut world: World) {
+    let ending = driver::drive(&mut machine, &mut world).await;
+    tracing::info!(?ending, "supervisor stopped");
+    if let Err(error) = world.site.run.unlink_if_there(CONTROL_SOCKET) {
+        tracing::warn!(%error, "operators' socket");
+    }
+    world.farewell();
+}
