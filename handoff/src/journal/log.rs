@@ -131,6 +131,12 @@ impl<S: Storage> Journal<S> {
         self.torn.as_ref()
     }
 
+    /// Gives the storage back.
+    #[must_use]
+    pub fn into_storage(self) -> S {
+        self.storage
+    }
+
     fn compact_if_long(&mut self) -> Result<(), JournalError> {
         if self.end <= self.compact_above {
             return Ok(());
