@@ -6,7 +6,10 @@
 
 mod connection;
 mod context;
+mod control;
 mod entry;
+mod environment;
+mod facts;
 mod gate;
 mod host;
 mod incumbent;
@@ -14,8 +17,10 @@ mod launch;
 mod parked;
 mod service;
 mod successor;
+mod takeover;
 mod tenure;
 mod transfer;
+mod world;
 
 pub use crate::ids::{Digest, Epoch, InstanceId, ShardDigest};
 pub use crate::wire::{Formats, Strategy};
