@@ -88,10 +88,9 @@ pub(super) async fn meet(ctl: &Dir, patience: Duration) -> Vec<Met> {
 }
 
 async fn visit(id: InstanceId, path: &Path, patience: Duration) -> io::Result<Speaker> {
-    let channel = Channel::from_fd(connect_unix(path)?)?;
+    let mut channel = Channel::from_fd(connect_unix(path)?)?;
     channel.want_credentials()?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no Hello within {patience:?}"));
-    let mut channel = channel;
     let received = timeout(patience, channel.recv()).await.map_err(|_| late())?.map_err(io::Error::other)?;
     let Message::Hello(hello) = received.frame.message else {
         return Err(io::Error::other(format!(
@@ -215,6 +214,8 @@ impl World {
     }
 
     pub(super) fn connected(&mut self, id: InstanceId, channel: Channel) {
+        // a generation belongs to a connection: the one that broke is over for the instance
+        self.site.generation += 1;
         let generation = self.site.generation;
         let Some(slot) = self.peer_of(id).and_then(|peer| self.slot(peer)) else { return };
         channel.send(&ask(generation), Vec::new());

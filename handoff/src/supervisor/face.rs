@@ -99,7 +99,7 @@ impl Supervisor {
     pub fn with_listener(mut self, name: &str, fd: OwnedFd) -> Self {
         match ListenerName::new(name) {
             Ok(name) => self.setup.listeners.push((name, Arc::new(fd))),
-            Err(error) => self.setup.wrong(error.into()),
+            Err(error) => self.setup.wrong(error.to_string()),
         }
         self
     }
@@ -109,7 +109,7 @@ impl Supervisor {
     pub fn with_address(mut self, name: &str, address: Address) -> Self {
         match ListenerName::new(name) {
             Ok(name) => self.setup.addresses.push((name, address)),
-            Err(error) => self.setup.wrong(error.into()),
+            Err(error) => self.setup.wrong(error.to_string()),
         }
         self
     }
@@ -233,8 +233,11 @@ impl Supervisor {
     /// # Errors
     /// [`Error::Stopped`] when it had stopped before.
     pub async fn shutdown(&self, grace: Duration) -> Result<()> {
+        // what was never opened has nothing to end
+        let handle = self.core.lock().await.as_ref().map(|core| core.handle.clone());
+        let Some(handle) = handle else { return Ok(()) };
         let (reply, answer) = oneshot::channel();
-        self.handle().await?.send(Order::Stop { grace, reply }).await?;
+        handle.send(Order::Stop { grace, reply }).await?;
         answer.await.map_err(|_| Error::Stopped)
     }
 }

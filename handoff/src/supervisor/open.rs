@@ -51,7 +51,7 @@ pub(super) struct Setup {
     pub(super) build_id: Option<String>,
     pub(super) name: Option<String>,
     /// The first thing that cannot work; builders do not fail.
-    wrong: Mutex<Option<Error>>,
+    wrong: Option<String>,
 }
 
 /// The open supervisor.
@@ -108,17 +108,17 @@ impl Setup {
             journal: None,
             build_id: None,
             name: None,
-            wrong: Mutex::new(None),
+            wrong: None,
         }
     }
 
-    pub(super) fn wrong(&self, error: Error) {
-        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    pub(super) fn wrong(&mut self, why: String) {
+        self.wrong.get_or_insert(why);
     }
 
     pub(super) async fn open(&self, events: broadcast::Sender<PhaseEvent>) -> Result<Core> {
-        if let Some(error) = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(error);
+        if let Some(why) = &self.wrong {
+            return Err(Error::Invalid(why.clone()));
         }
         let run = Dir::open_private(&self.run_dir)?;
         let mut lock = Lock::open(&run, SUPERVISOR_LOCK)?;
