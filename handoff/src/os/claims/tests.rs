@@ -207,6 +207,14 @@ async fn a_watch_tells_of_claims_that_are_there_and_that_come() {
     assert_eq!(claiming.join().unwrap(), Some(InstanceId(2)));
 }
 
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
 /// Runs `test` with a data directory on a tmpfs of its own, which goes with the thread's mount namespace.
 fn on_tmpfs(options: &str, test: impl FnOnce(&Path) + Send + 'static) {
     let options = options.to_owned();
@@ -221,8 +229,9 @@ fn on_tmpfs(options: &str, test: impl FnOnce(&Path) + Send + 'static) {
         {
             return crate::os::test::lacks("root and the right to mount a tmpfs");
         }
+        // before `root` is removed, also when the test panics
+        let _mounted = Mounted(root.path());
         test(root.path());
-        assert!(Command::new("umount").arg(path).status().unwrap().success());
     });
     thread.join().unwrap();
 }
