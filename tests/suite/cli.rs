@@ -212,8 +212,54 @@ fn a_run_dir_of_another_user_is_14() {
     says(&run_ends(&rig, 14), &[&path]);
 }
 
-/// A test that needs a privilege says so, and fails where all are required.
-fn needs(what: &str, there: bool) -> bool {
+/// A small file system of our own; unmounted when dropped.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn tmpfs(at: &Path, options: &str) -> Option<Mounted> {
+        let done = finish(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at));
+        needs(&format!("mount: {}", done.stderr), done.code == Some(0)).then(|| Mounted(at.to_path_buf()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = finish(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+#[test]
+fn a_data_dir_that_is_read_only_is_14() {
+    let rig = not_started();
+    let Some(_mounted) = Mounted::tmpfs(&rig.data_dir, "ro") else { return };
+    let path = rig.data_dir.display().to_string();
+    says(&run_ends(&rig, 14), &[&path]);
+}
+
+/// The old server serves on a full disk, an upgrade commits or is refused, and with room again it commits.
+#[test]
+fn a_full_data_dir_costs_no_server() {
+    let mut rig = not_started();
+    let Some(mounted) = Mounted::tmpfs(&rig.data_dir, "size=1m,mode=700") else { return };
+    rig.run();
+    let mut client = handoff_tests::client::Client::connect(rig.addr.into()).expect("connects");
+    client.ask("SET kept yes").expect("is acknowledged");
+    let filler = rig.data_dir.join("filler");
+    let mut file = std::fs::File::create(&filler).expect("a file of ours");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    while file.write_all(&[0; 1]).is_ok() {}
+    let done = rig.upgrade(&[]);
+    assert!([0, 10, 14].contains(&done.code.unwrap_or(-1)), "{done:?}\n{}", rig.log());
+    assert_eq!(client.ask("GET kept").expect("reads go on").text().as_deref(), Some("yes"));
+    std::fs::remove_file(&filler).expect("a file of ours");
+    rig.upgrade_commits();
+    client.ask("SET kept still").expect("writes go on");
+    drop(rig);
+    drop(mounted);
+}
+
+/// A test that needs a privilege or a tool says so, and fails where all are required.
+pub(crate) fn needs(what: &str, there: bool) -> bool {
     if !there {
         println!("missing: {what}");
         assert!(std::env::var_os("HANDOFF_REQUIRE_ALL").is_none(), "HANDOFF_REQUIRE_ALL: {what}");

@@ -1,8 +1,9 @@
 //! Upgrades that commit.
 
+use crate::cli::needs;
 use crate::rig;
 use handoff_tests::load::{Load, Plan};
-use handoff_tests::rig::PATIENCE;
+use handoff_tests::rig::{PATIENCE, finish};
 use serde_json::Value;
 
 /// The main promise: busy, fresh, idle, half-command, unread and subscribed clients notice nothing of 20 upgrades.
@@ -25,6 +26,37 @@ fn twenty_upgrades_under_load_go_unnoticed() {
     tally.assert_clean();
     pids.dedup();
     assert_eq!(pids.len(), 21, "each upgrade brings another process");
+}
+
+/// A client of the field, with and without kept-alive connections, through as many upgrades as fit in.
+#[test]
+fn redis_benchmark_notices_nothing() {
+    let there = std::process::Command::new("redis-benchmark").arg("--version").output().is_ok();
+    if !needs("redis-benchmark (package redis-tools)", there) {
+        return;
+    }
+    let rig = rig();
+    for (keep_alive, requests) in [("1", "20000"), ("0", "4000")] {
+        let mut benchmark = std::process::Command::new("redis-benchmark");
+        benchmark.args(["-p", &rig.addr.port().to_string(), "-t", "ping,set,get,incr,mset", "-q"]);
+        benchmark.args(["-k", keep_alive, "-n", requests, "-c", "20"]);
+        let (done, upgrades) = std::thread::scope(|scope| {
+            let benchmark = scope.spawn(move || finish(&mut benchmark));
+            let mut upgrades = 0;
+            while !benchmark.is_finished() {
+                rig.upgrade_commits();
+                upgrades += 1;
+            }
+            (benchmark.join().expect("no panic"), upgrades)
+        });
+        done.expect_code(0);
+        let said = format!("{}{}", done.stdout, done.stderr).to_lowercase();
+        for word in ["error", "reset", "refused", "closed"] {
+            assert!(!said.contains(word), "-k {keep_alive}: {done:?}");
+        }
+        println!("-k {keep_alive}: {upgrades} upgrades while it ran");
+        assert!(upgrades > 0);
+    }
 }
 
 #[test]
@@ -92,7 +124,7 @@ fn a_relative_binary_is_relative_to_the_operator() {
     let other = rig.programs().named(&rig.programs().demo_server, "demo-server-relative");
     let mut command = rig.ctl_command("upgrade", &["--format", "json", "--binary", "demo-server-relative"]);
     command.current_dir(other.parent().expect("a directory"));
-    let report = handoff_tests::rig::finish(&mut command).expect_code(0).json();
+    let report = finish(&mut command).expect_code(0).json();
     assert_eq!(report["new"]["executable"].as_str(), other.to_str(), "{report}");
 }
 

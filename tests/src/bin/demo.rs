@@ -5,6 +5,7 @@
 
 use clap::Parser;
 use handoff_tests::bins::{Build, Programs};
+use handoff_tests::client::{Client, Fault};
 use handoff_tests::history::percentile;
 use handoff_tests::load::{Load, Plan};
 use handoff_tests::rig::{Rig, Setup};
@@ -17,6 +18,9 @@ struct Args {
     /// How many good upgrades
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     upgrades: u32,
+    /// How much data the server holds, in megabytes
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    megabytes: u32,
     /// How long all of it may take, in seconds
     #[arg(long, default_value_t = 100)]
     limit: u64,
@@ -58,6 +62,11 @@ fn demo(args: &Args) -> Vec<String> {
     let limit = Duration::from_secs(args.limit);
     let rig = Setup::new(programs).start();
     println!("demo-server (pid {}) serves on {} under handoffctl (pid {})", rig.server_pid(), rig.addr, rig.supervisor_pid());
+
+    if let Err(fault) = fill(&rig, args.megabytes) {
+        return vec![format!("{} MB of data are taken ({fault})", args.megabytes)];
+    }
+    println!("data: {} MB", args.megabytes);
 
     let plan = Plan::everything();
     let mut load = Load::start(rig.addr, plan);
@@ -105,6 +114,23 @@ fn demo(args: &Args) -> Vec<String> {
         seen.broken.push("nothing is left behind".into());
     }
     seen.broken
+}
+
+/// Writes this much data, in values of 16 KiB.
+fn fill(rig: &Rig, megabytes: u32) -> Result<(), Fault> {
+    const VALUE: usize = 16 * 1024;
+    const BATCH: u32 = 64;
+    let mut client = Client::connect(rig.addr.into())?;
+    let value = vec![b'v'; VALUE];
+    for megabyte in 0..megabytes {
+        for n in 0..BATCH {
+            client.send(&[b"SET", format!("data:{megabyte}:{n}").as_bytes(), &value])?;
+        }
+        for _ in 0..BATCH {
+            client.reply()?;
+        }
+    }
+    Ok(())
 }
 
 /// How many requests lie between two upgrades.

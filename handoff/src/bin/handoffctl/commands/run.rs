@@ -1,9 +1,152 @@
 //! `run`: binds the listeners, starts the server, supervises until a signal.
 
-use crate::args::Run;
+use crate::args::{EnvArg, Run};
 use crate::exit::Exit;
+use crate::{disk, output};
+use handoff::error::Error;
+use handoff::supervisor::{SpawnSpec, Supervisor};
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Time for the server to finish what it answers after the first signal, and after the second.
+const GRACE: Duration = Duration::from_secs(10);
+const SHORT_GRACE: Duration = Duration::from_millis(200);
 
 pub(crate) fn main(args: Run) -> Exit {
-    let _ = args;
-    Exit::Internal
+    if let Err(why) = args.check() {
+        output::complain(&format!("{why}\nFor more information, try 'handoffctl run --help'."));
+        return Exit::Usage;
+    }
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            output::complain(&format!("no runtime: {e}"));
+            return Exit::Internal;
+        }
+    };
+    runtime.block_on(supervise(args))
+}
+
+async fn supervise(args: Run) -> Exit {
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let (mut term, mut int) = match signals {
+        Ok(signals) => signals,
+        Err(e) => {
+            output::complain(&format!("signals: {e}"));
+            return Exit::Internal;
+        }
+    };
+    let mut supervisor =
+        Supervisor::new(&args.run_dir).with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION")));
+    if let Some(dir) = &args.data_dir {
+        supervisor = supervisor.with_data_dir(dir);
+    }
+    if let Some(name) = &args.name {
+        supervisor = supervisor.with_name(name);
+    }
+    for listen in &args.listen {
+        supervisor = supervisor.with_address(listen.name.as_str(), listen.address.clone());
+    }
+    let begun = tokio::select! {
+        begun = begin(&supervisor, &args) => begun,
+        // not yet serving, or still taking over: what there is, is ended
+        () = stop_asked(&mut term, &mut int) => return stop(&supervisor, &mut term, &mut int).await,
+    };
+    if let Err(e) = begun {
+        output::complain(&e.to_string());
+        // what was started on the way is not left behind; the error above is the one that counts
+        let _ = supervisor.shutdown(SHORT_GRACE).await;
+        return of_error(&e);
+    }
+    stop_asked(&mut term, &mut int).await;
+    stop(&supervisor, &mut term, &mut int).await
+}
+
+async fn begin(supervisor: &Supervisor, args: &Run) -> Result<(), Error> {
+    if let Some(journal) = supervisor.resume_from_journal().await? {
+        tracing::info!(generation = journal.generation, adopted = journal.adopted.len(), "resumed");
+    }
+    if let Some(dir) = &args.data_dir {
+        note_data_dir(&args.run_dir, dir);
+    }
+    supervisor.serve_operators().await?;
+    let serving = supervisor.start(spec(args)).await?;
+    tracing::info!(?serving, "serving");
+    Ok(())
+}
+
+/// Leaves word where the claims are, for a `status` that finds no supervisor. Only a convenience: no promise needs it.
+fn note_data_dir(run_dir: &Path, data_dir: &Path) {
+    let link = disk::data_link(run_dir);
+    let target = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
+    if std::fs::read_link(&link).is_ok_and(|old| old == target) {
+        return;
+    }
+    let noted = match std::fs::remove_file(&link) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => std::os::unix::fs::symlink(&target, &link),
+    };
+    if let Err(e) = noted {
+        tracing::warn!("{}: {e}", link.display());
+    }
+}
+
+async fn stop(supervisor: &Supervisor, term: &mut Signal, int: &mut Signal) -> Exit {
+    tracing::info!(grace = ?GRACE, "stopping; a second signal shortens the grace");
+    let stopped = tokio::select! {
+        stopped = supervisor.shutdown(GRACE) => stopped,
+        () = stop_asked(term, int) => {
+            tracing::info!(grace = ?SHORT_GRACE, "stopping faster");
+            supervisor.shutdown(SHORT_GRACE).await
+        }
+    };
+    match stopped {
+        Ok(()) | Err(Error::Stopped) => {
+            tracing::info!("stopped, nothing is left behind");
+            Exit::Done
+        }
+        Err(e) => {
+            output::complain(&e.to_string());
+            Exit::Internal
+        }
+    }
+}
+
+async fn stop_asked(term: &mut Signal, int: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+fn spec(args: &Run) -> SpawnSpec {
+    let mut words = args.program.iter();
+    let mut spec = SpawnSpec::new(words.next().cloned().unwrap_or_default()).args(words);
+    for env in &args.env {
+        match env {
+            EnvArg::Set(key, value) => spec = spec.env(key, value),
+            EnvArg::Copy(key) => match std::env::var_os(key) {
+                Some(value) => spec = spec.env(key, value),
+                None => tracing::info!("--env {key}: not set here, so the server does not get it"),
+            },
+        }
+    }
+    spec
+}
+
+fn of_error(e: &Error) -> Exit {
+    match e {
+        Error::InUse { .. } => Exit::Busy,
+        Error::Io { .. } | Error::Invalid(_) | Error::Name(_) | Error::NotServing { .. } => Exit::Preflight,
+        _ => Exit::Internal,
+    }
 }
