@@ -128,7 +128,12 @@ fn explain(stage: Stage, error: io::Error) -> io::Error {
         (Stage::Directory, io::ErrorKind::NotFound) => "working directory does not exist",
         (Stage::Directory, io::ErrorKind::NotADirectory) => "working directory is not a directory",
         (Stage::Directory, io::ErrorKind::PermissionDenied) => "working directory may not be entered",
-        (Stage::Clone, _) if error.raw_os_error() == Some(libc::ENODEV) => "the group's cgroup was removed",
+        // clone3 says so by either; nothing else about it could.
+        (Stage::Clone | Stage::Join, _)
+            if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) =>
+        {
+            "the group's cgroup was removed"
+        }
         (Stage::Join, _) => {
             return io::Error::new(error.kind(), format!("cannot join the group's cgroup: {error}"));
         }

@@ -150,7 +150,11 @@ impl Tree {
 
     /// Somebody who still lives, or `None` when the tree is empty; its orphans are reaped then.
     pub(crate) fn survivor(&self) -> io::Result<Option<Member>> {
-        let survivor = self.members()?.pop();
+        // /proc is read entry by entry: only two empty looks in a row say that nobody slipped past.
+        let survivor = match self.members()?.pop() {
+            Some(member) => Some(member),
+            None => self.members()?.pop(),
+        };
         let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
         doomed.retain(|pidfd| matches!(sys::wait_pidfd(pidfd.as_fd(), false), Ok(sys::Waited::Running)));
         Ok(survivor)
@@ -158,9 +162,15 @@ impl Tree {
 }
 
 fn process_table() -> io::Result<Vec<Stat>> {
-    Ok(std::fs::read_dir("/proc")?
+    let mut table: Vec<Stat> = std::fs::read_dir("/proc")?
         .filter_map(Result::ok)
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter_map(|pid| Stat::read(pid).ok())
-        .collect())
+        .collect();
+    // One whose parent ended meanwhile has another by now, perhaps us.
+    let pids: HashSet<u32> = table.iter().map(|stat| stat.pid).collect();
+    for stat in table.iter_mut().filter(|stat| stat.parent != 0 && !pids.contains(&stat.parent)) {
+        *stat = Stat::read(stat.pid).unwrap_or(*stat);
+    }
+    Ok(table)
 }

@@ -6,7 +6,7 @@
 use super::check;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -105,6 +105,8 @@ struct Child {
     join: c_int,
     reset_handlers: bool,
     setsid: bool,
+    /// Set by the child's first instruction.
+    started: bool,
     stage: u32,
     errno: c_int,
 }
@@ -143,7 +145,6 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
     let gaps = gaps(moves.iter().map(|m| m.target as u32));
     let floor = moves.last().map_or(0, |m| m.target.saturating_add(1));
 
-    // Opened here, so that the fallback needs no path in the child.
     let use_clone3 = request.clone3 && !CLONE3_MISSING.load(Ordering::Relaxed);
     let mut child = Child {
         path: request.path.as_ptr(),
@@ -160,6 +161,7 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         join: -1,
         reset_handlers: false,
         setsid: request.setsid,
+        started: false,
         stage: 0,
         errno: 0,
     };
@@ -173,6 +175,15 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
             if born.as_ref().is_err_and(|errno| *errno == libc::ENOSYS) {
                 CLONE3_MISSING.store(true, Ordering::Relaxed);
             }
+        }
+        if let Ok(spawned) = &born
+            && !was_started(&child)
+        {
+            // Killed before its first instruction. Linux 6.14 and later do this to every child cloned into a cgroup whose
+            // `cgroup.kill` was used (more often than our own cgroup's): cgroup_css_set_fork() looks at the kill sequence of
+            // the caller's cgroup, cgroup_post_fork() compares it with the target's. Joining by hand has no such check.
+            let _ = super::wait_pidfd(spawned.pidfd.as_fd(), true); // no zombie stays; the status says nothing
+            born = Err(libc::ENOSYS);
         }
         // A sandbox answers EPERM or EINVAL, an old kernel ENOSYS or E2BIG; a cgroup that may not be joined answers the
         // same way again, then from the write into cgroup.procs.
@@ -201,8 +212,13 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         _ => Stage::Clone,
     };
     // It is ending or has ended: this wait is short, and leaves no zombie.
-    super::wait_pidfd(std::os::fd::AsFd::as_fd(&spawned.pidfd), true).map_err(SpawnFailure::of(stage))?;
+    super::wait_pidfd(spawned.pidfd.as_fd(), true).map_err(SpawnFailure::of(stage))?;
     Err(SpawnFailure { stage, source: io::Error::from_raw_os_error(errno) })
+}
+
+fn was_started(child: &Child) -> bool {
+    // SAFETY: a plain read; the child wrote it before this thread was resumed.
+    unsafe { ptr::read_volatile(&raw const child.started) }
 }
 
 /// clone3(2) answered ENOSYS once.
@@ -383,6 +399,7 @@ unsafe extern "C" fn child_entry(data: *mut c_void) -> ! {
     // SAFETY: by contract.
     unsafe {
         let record: *mut Child = data.cast();
+        ptr::write_volatile(&raw mut (*record).started, true);
         let stage = child(record);
         ptr::write_volatile(&raw mut (*record).errno, *libc::__errno_location());
         ptr::write_volatile(&raw mut (*record).stage, stage as u32);

@@ -1,1 +1,169 @@
+//! C1, C2: nothing leaves its group, and nothing is held longer than needed.
 
+use crate::rig::*;
+use crate::roles;
+use processkit::{
+    Adopted, Mechanism, MechanismReason, ProcessGroup, ProcessGroupOptions, Signal, pidfd_open,
+};
+use std::fs;
+
+/// Leaves its parent, its process group and its session, and says its pid; its parents end at once.
+const ESCAPE: &str = "setsid sh -c 'echo $$; exec sleep 1000' &";
+/// The same without the environment it was started with.
+const ESCAPE_BARE: &str = "env -i PATH=\"$PATH\" setsid sh -c 'echo $$; exec sleep 1000' &";
+
+/// Start an escape in the group, and wait until its starter is reaped. The output ends when the last one has died.
+async fn escape(group: &ProcessGroup, script: &str) -> (Adopted, Output) {
+    let (command, mut out) = Output::of(sh(script));
+    let mut process = group.start(&command).await.expect("started");
+    drop(command);
+    let escapee = Adopted::from_pidfd(pidfd_open(out.pid().await).expect("a pidfd")).expect("adopted");
+    assert!(within("the exit", process.exit()).await.expect("an exit").success());
+    (escapee, out)
+}
+
+#[tokio::test]
+async fn an_escapee_is_still_a_member() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let (escapee, mut out) = escape(&group, ESCAPE).await;
+        assert_eq!(group.members().expect("members"), [escapee.pid()]);
+        assert!(!group.is_empty().expect("an answer"));
+        group.kill().expect("killed");
+        within("emptiness", group.wait_empty()).await.expect("empty");
+        assert!(group.is_empty().expect("an answer"));
+        within("its death", escapee.gone()).await.expect("gone");
+        out.end().await;
+        group.shutdown().await.expect("gone");
+    }
+}
+
+/// The control: a kill of the process group alone, which is what is done elsewhere, does not reach it.
+#[tokio::test]
+async fn a_process_group_alone_does_not_hold_it() {
+    let (command, mut out) = Output::of(sh(ESCAPE));
+    let group =
+        ProcessGroup::with_options(ProcessGroupOptions::default().force_process_group()).expect("a group");
+    let mut process = group.start(&command).await.expect("started");
+    drop(command);
+    let leader = nix::unistd::Pid::from_raw(process.pid().expect("a pid") as i32);
+    let escapee = out.pid().await;
+    let _ = nix::sys::signal::killpg(leader, nix::sys::signal::Signal::SIGKILL); // its leader may have ended
+    within("the exit", process.exit()).await.expect("an exit");
+    assert!(lives(escapee), "control: out of reach of killpg");
+    assert_eq!(group.members().expect("members"), [escapee], "but not of the walk");
+    group.remove().await.expect("gone");
+    assert!(!lives(escapee));
+}
+
+/// What the walk cannot find, a cgroup holds: the stronger mechanism is stronger.
+#[tokio::test]
+async fn only_a_cgroup_holds_one_without_a_trace() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let (escapee, mut out) = escape(&group, ESCAPE_BARE).await;
+        let held = group.mechanism() == Mechanism::CgroupV2;
+        assert_eq!(group.members().expect("members").contains(&escapee.pid()), held);
+        group.remove().await.expect("gone");
+        assert_eq!(lives(escapee.pid()), !held);
+        escapee.signal(Signal::Kill).expect("cleaned up");
+        let exit = within("its end", escapee.exit()).await.expect("an exit");
+        assert!(!exit.is_known() || exit.signal == Some(9), "{exit}");
+        out.end().await;
+    }
+}
+
+/// Never a silent downgrade.
+#[tokio::test]
+async fn the_mechanism_has_a_reason() {
+    let forced =
+        ProcessGroup::with_options(ProcessGroupOptions::default().force_process_group()).expect("a group");
+    assert_eq!(forced.mechanism(), Mechanism::ProcessGroup);
+    assert_eq!(forced.mechanism_reason(), &MechanismReason::Forced);
+    assert_eq!(forced.location(), None);
+    for error in [forced.kill_fd().expect_err("no such file"), forced.events_fd().expect_err("no such file")]
+    {
+        assert!(matches!(error, processkit::Error::Unsupported { .. }), "{error}");
+    }
+    if cgroups() {
+        let group = ProcessGroup::new().expect("a group");
+        assert_eq!(group.mechanism(), Mechanism::CgroupV2);
+        assert_eq!(group.mechanism_reason(), &MechanismReason::Strongest);
+        assert!(group.location().expect("a directory").join("cgroup.procs").exists());
+    }
+}
+
+/// Groups in one process do not see each other's members.
+#[tokio::test]
+async fn groups_are_apart() {
+    for options in mechanisms() {
+        let one = ProcessGroup::with_options(options.clone()).expect("a group");
+        let two = ProcessGroup::with_options(options).expect("a group");
+        let (first, _out) = escape(&one, ESCAPE).await;
+        let (second, _out) = escape(&two, ESCAPE).await;
+        assert_eq!(one.members().expect("members"), [first.pid()]);
+        assert_eq!(two.members().expect("members"), [second.pid()]);
+        one.remove().await.expect("gone");
+        assert!(!lives(first.pid()) && lives(second.pid()));
+        two.remove().await.expect("gone");
+        assert!(!lives(second.pid()));
+    }
+}
+
+/// Directories that the processes made inside go as well, members in them included.
+#[tokio::test]
+async fn nested_groups_go_too() {
+    if !cgroups() {
+        return;
+    }
+    let group = ProcessGroup::new().expect("a group");
+    let location = group.location().expect("a directory").to_owned();
+    let script = "mkdir -p \"$G/a/b\" \"$G/c\"; echo $$ > \"$G/a/b/cgroup.procs\"; echo $$; exec sleep 1000";
+    let (command, mut out) = Output::of(sh(script).env("G", &location));
+    let _process = group.start(&command).await.expect("started");
+    drop(command);
+    let pid = out.pid().await;
+    assert!(
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its cgroup").trim_end().ends_with("/a/b")
+    );
+    assert_eq!(group.members().expect("members"), [pid]);
+    group.shutdown().await.expect("gone");
+    assert!(!location.exists());
+}
+
+/// Several threads spawn at once: nobody gets another's child, mask or descriptors.
+#[tokio::test]
+async fn spawns_may_run_at_once() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let group = &group;
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .expect("a runtime");
+                    runtime.block_on(async {
+                        for _ in 0..10 {
+                            let mut process =
+                                group.start(&sh(&format!("exit {thread}"))).await.expect("started");
+                            let exit = within("the exit", process.exit()).await.expect("an exit");
+                            assert_eq!(exit.code, Some(thread));
+                        }
+                    });
+                });
+            }
+        });
+        group.remove().await.expect("gone");
+    }
+}
+
+/// In a process of its own, where nobody else opens anything.
+#[tokio::test]
+async fn cycles_leave_no_descriptor_and_no_zombie() {
+    let output = roles::play("cycles", "").stdin(std::process::Stdio::null()).output().expect("played");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("> no growth"), "{text}");
+}

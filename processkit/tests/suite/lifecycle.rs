@@ -1,1 +1,262 @@
+//! C5, C9: what an owner intends outlives it, and nothing else does.
 
+use crate::rig::*;
+use crate::roles;
+use processkit::{
+    Adopted, Command, Error, Exit, ProcessGroup, ProcessGroupOptions, identity_of, pidfd_open, sweep_leaked,
+};
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Stdio};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// An owner in a process of its own. One at a time: each sweeps when it starts, and some tests leave things to be swept.
+struct Owner {
+    process: Child,
+    lines: BufReader<ChildStdout>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Owner {
+    async fn play(role: &str, name: &str) -> Owner {
+        let alone = alone().await;
+        Self::play_more(role, name, alone)
+    }
+
+    fn play_more(role: &str, name: &str, alone: MutexGuard<'static, ()>) -> Owner {
+        let mut command = roles::play(role, name);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("played");
+        let lines = BufReader::new(process.stdout.take().expect("a pipe"));
+        Owner { process, lines, _alone: alone }
+    }
+
+    /// The next thing it says, past what the test harness says.
+    fn line(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.lines.read_line(&mut line).expect("readable"), 0, "the owner ended early");
+            if let Some((_, said)) = line.split_once("> ") {
+                return said.trim_end().to_owned();
+            }
+        }
+    }
+
+    fn pid(&mut self) -> u32 {
+        self.line().parse().expect("a pid")
+    }
+
+    /// SIGKILL, no chance to tidy up.
+    fn die(mut self) -> MutexGuard<'static, ()> {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("reaped");
+        self._alone
+    }
+
+    fn end(mut self) -> MutexGuard<'static, ()> {
+        assert!(self.process.wait().expect("reaped").success());
+        self._alone
+    }
+}
+
+async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    let alone = ALONE.lock().await;
+    drop(ProcessGroup::new().expect("a group")); // so that our own first sweep is behind us
+    within("the background", processkit::settled()).await;
+    alone
+}
+
+#[tokio::test]
+async fn a_persisted_group_survives_its_owner() {
+    if !cgroups() {
+        return;
+    }
+    let name = unique("persisted");
+    let mut owner = Owner::play("persist", &name).await;
+    let pid = owner.pid();
+    let alone = owner.end();
+    assert!(lives(pid), "the owner is gone, the group is not");
+    let member = Adopted::from_pidfd(pidfd_open(pid).expect("a pidfd")).expect("adopted");
+    assert_eq!(identity_of(pid).expect("an identity").pid, member.pid());
+
+    sweep_leaked().expect("swept");
+    let group = ProcessGroup::reopen(&name).expect("reopened");
+    let location = group.location().expect("a directory").to_owned();
+    assert_eq!(group.members().expect("members"), [pid]);
+    drop(group);
+    assert!(lives(pid), "a reopened group is left alone when dropped");
+
+    // by its directory, and by a descriptor of that
+    let by_path = ProcessGroup::reopen_by_path(&location).expect("reopened");
+    let directory = OwnedFd::from(std::fs::File::open(&location).expect("opened"));
+    let group = ProcessGroup::reopen_by_fd(directory).expect("reopened");
+    assert_eq!(group.location(), by_path.location());
+    let mut own = group.start(&Command::new("sleep").arg("1000")).await.expect("one more");
+    assert_eq!(by_path.members().expect("members").len(), 2);
+    group.remove().await.expect("gone");
+    assert_eq!(own.exit().await.expect("an exit").signal, Some(9));
+    within("its death", member.gone()).await.expect("gone");
+    let _ = within("its exit", member.exit()).await;
+    assert!(!location.exists());
+    assert!(ProcessGroup::reopen(&name).expect_err("gone").is_not_found());
+    drop(alone);
+}
+
+/// The control of persistence: a named group that was not persisted goes with its owner's handle.
+#[tokio::test]
+async fn a_named_group_is_killed_on_drop_until_persisted() {
+    if !cgroups() {
+        return;
+    }
+    let name = unique("named");
+    let group = ProcessGroup::named(&name, ProcessGroupOptions::default()).expect("a group");
+    let taken = ProcessGroup::named(&name, ProcessGroupOptions::default()).expect_err("taken");
+    assert!(matches!(taken, Error::Io(ref e) if e.kind() == std::io::ErrorKind::AlreadyExists), "{taken}");
+    let location = group.location().expect("a directory").to_owned();
+    assert!(location.ends_with(&name));
+    let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    drop(group);
+    assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+    vanished(&location).await;
+
+    // reopened, and asked to kill again
+    let mut group = ProcessGroup::named(&name, ProcessGroupOptions::default()).expect("free again");
+    group.persist();
+    let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    drop(group);
+    let mut group = ProcessGroup::reopen(&name).expect("reopened");
+    assert!(process.try_exit().expect("an answer").is_none());
+    group.kill_on_drop();
+    drop(group);
+    assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+    vanished(&location).await;
+
+    let forced = ProcessGroup::named(&name, ProcessGroupOptions::default().force_process_group());
+    assert!(matches!(forced.expect_err("no names there"), Error::Unsupported { .. }));
+}
+
+/// A released group lives on, whichever mechanism holds it.
+#[tokio::test]
+async fn a_released_group_lives_on() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let location = group.location().map(ToOwned::to_owned);
+        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        group.release();
+        assert!(process.try_exit().expect("an answer").is_none());
+        match location {
+            Some(location) => {
+                ProcessGroup::reopen_by_path(location).expect("there").remove().await.expect("gone")
+            }
+            None => process.signal(processkit::Signal::Kill).expect("killed"),
+        }
+        assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+    }
+}
+
+/// One process goes its own way; the control stays and dies with the group.
+#[tokio::test]
+async fn one_process_can_be_released() {
+    if !cgroups() {
+        return;
+    }
+    let group = ProcessGroup::new().expect("a group");
+    let mut released = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    let mut control = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    group.release_process(&released).expect("released");
+    assert_eq!(group.members().expect("members"), [control.pid().expect("a pid")]);
+    group.remove().await.expect("gone");
+    assert_eq!(within("the exit", control.exit()).await.expect("an exit").signal, Some(9));
+    assert!(released.try_exit().expect("an answer").is_none());
+    released.signal(processkit::Signal::Term).expect("sent");
+    assert_eq!(within("the exit", released.exit()).await.expect("an exit").signal, Some(15));
+}
+
+/// A process of somebody else, by its pidfd: signals, its end, and how it ended.
+#[tokio::test]
+async fn a_process_that_is_not_ours_is_adopted() {
+    if !cgroups() {
+        return;
+    }
+    let mut owner = Owner::play("leak", "").await;
+    let pid = owner.pid();
+    let location = PathBuf::from(owner.line());
+    let recorded = identity_of(pid).expect("an identity");
+    let adopted = Adopted::from_pidfd(pidfd_open(pid).expect("a pidfd")).expect("adopted");
+    assert_eq!(identity_of(adopted.pid()).expect("an identity"), recorded);
+    {
+        // several may wait at once, and give up
+        let waits = async { tokio::join!(adopted.gone(), adopted.gone(), adopted.exit()) };
+        tokio::pin!(waits);
+        tokio::select! {
+            biased;
+            _ = &mut waits => panic!("too early"),
+            () = tokio::task::yield_now() => {}
+        }
+        adopted.signal(processkit::Signal::Term).expect("sent");
+        let (one, two, exit) = within("its end", waits).await;
+        one.expect("gone");
+        two.expect("gone");
+        assert_eq!(
+            exit.expect("an exit"),
+            Exit { code: None, signal: Some(15), core: false },
+            "not reaped by its owner"
+        );
+    }
+    adopted.signal(processkit::Signal::Term).expect("gone is fine");
+    let alone = owner.die();
+    sweep_leaked().expect("swept");
+    vanished(&location).await;
+    drop(alone);
+}
+
+#[tokio::test]
+async fn only_processes_are_adopted() {
+    let file = std::fs::File::open("/dev/null").expect("opened");
+    let error = Adopted::from_pidfd(file.into()).expect_err("no pidfd");
+    assert!(matches!(error, Error::Io(ref e) if e.kind() == std::io::ErrorKind::InvalidInput), "{error}");
+    let error = ProcessGroup::reopen_by_path("/tmp").expect_err("no cgroup");
+    assert!(matches!(error, Error::Io(ref e) if e.kind() == std::io::ErrorKind::InvalidInput), "{error}");
+}
+
+/// What a killed owner leaves is found and ended by the next program that makes a group. The control is a group whose owner
+/// lives, and one that was persisted.
+#[tokio::test]
+async fn leaked_groups_are_swept() {
+    if !cgroups() {
+        return;
+    }
+    let living = ProcessGroup::new().expect("a group");
+    let mut of_living = living.start(&Command::new("sleep").arg("1000")).await.expect("started");
+
+    let mut owner = Owner::play("leak", "").await;
+    let leaked = Adopted::from_pidfd(pidfd_open(owner.pid()).expect("a pidfd")).expect("adopted");
+    let leaked_location = PathBuf::from(owner.line());
+    let alone = owner.die();
+    assert!(
+        lives(leaked.pid()) && leaked_location.exists(),
+        "control: it outlives its owner until somebody sweeps"
+    );
+
+    let mut owner = Owner::play_more("leak persisted", "", alone);
+    let persisted = owner.pid();
+    let persisted_location = PathBuf::from(owner.line());
+    // That one was a first group, too: its start may have swept what we leaked.
+    let alone = owner.die();
+
+    let mut owner = Owner::play_more("settle", "", alone);
+    assert_eq!(owner.line(), "settled");
+    let alone = owner.end();
+    within("the end of the leaked", leaked.gone()).await.expect("gone");
+    let _ = leaked.exit().await;
+    assert!(!leaked_location.exists());
+
+    sweep_leaked().expect("swept");
+    assert!(lives(persisted) && persisted_location.exists(), "persisted");
+    assert!(of_living.try_exit().expect("an answer").is_none(), "its owner lives");
+    living.remove().await.expect("gone");
+    ProcessGroup::reopen_by_path(&persisted_location).expect("reopened").remove().await.expect("gone");
+    assert!(!lives(persisted));
+    drop(alone);
+}

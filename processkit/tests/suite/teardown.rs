@@ -1,1 +1,289 @@
+//! C6, C7: kill means gone, and a grace ends when it is not needed any more.
 
+use crate::rig::*;
+use processkit::{Adopted, Command, ProcessGroup, Signal, kill_by_fd, pidfd_open, wait_empty_by_fd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// A grace that no test outlives.
+const FOREVER: Duration = Duration::from_secs(3600);
+/// Does not obey, nor does what it starts; says so when it is ready.
+const STUBBORN: &str = "trap '' TERM; echo $$; sleep 1000; sleep 1000";
+
+/// A child that obeys ends the grace at once: awaited, not awaited (a zombie), and with its handle dropped.
+#[tokio::test]
+async fn obedience_ends_the_grace() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options.shutdown_timeout(FOREVER)).expect("a group");
+        let mut awaited = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let zombie = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        drop(group.start(&Command::new("sleep").arg("1000")).await.expect("started"));
+        let awaiting = async { within("the exit", awaited.exit()).await.expect("an exit") };
+        let (shut, exit) = tokio::join!(within("the shutdown", group.shutdown()), awaiting);
+        shut.expect("gone");
+        assert_eq!(exit.signal, Some(15));
+        assert_eq!(zombie.pid().and_then(state), Some('Z'), "still its handle's to reap");
+    }
+}
+
+/// One that does not obey is killed after the grace, with everything it started.
+#[tokio::test]
+async fn disobedience_is_killed() {
+    for options in mechanisms() {
+        let group =
+            ProcessGroup::with_options(options.shutdown_timeout(Duration::from_millis(20))).expect("a group");
+        let location = group.location().map(ToOwned::to_owned);
+        let (command, mut out) = Output::of(sh(STUBBORN));
+        let mut process = group.start(&command).await.expect("started");
+        drop(command);
+        out.pid().await;
+        within("the shutdown", group.shutdown()).await.expect("gone");
+        out.end().await;
+        assert_eq!(process.exit().await.expect("an exit").signal, Some(9));
+        assert!(location.is_none_or(|location| !location.exists()));
+    }
+}
+
+/// Without escalation it is really spared, and may live on.
+#[tokio::test]
+async fn without_escalation_it_is_spared() {
+    for options in mechanisms() {
+        let options = options.shutdown_timeout(Duration::from_millis(20)).escalate_to_kill(false);
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let location = group.location().map(ToOwned::to_owned);
+        let (command, mut out) = Output::of(sh("trap '' TERM; echo $$; exec sleep 1000"));
+        let mut process = group.start(&command).await.expect("started");
+        drop(command);
+        let pid = out.pid().await;
+        within("the shutdown", group.shutdown()).await.expect("over");
+        assert!(lives(pid));
+        match location {
+            Some(location) => {
+                let group = ProcessGroup::reopen_by_path(&location).expect("still there");
+                group.remove().await.expect("gone");
+                assert!(!location.exists());
+            }
+            None => process.signal(Signal::Kill).expect("killed"),
+        }
+        assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+        out.end().await;
+    }
+}
+
+/// Dropping kills at once, and the background does the rest: no member, no zombie, no directory.
+#[tokio::test]
+async fn dropping_kills_and_clears_away() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let location = group.location().map(ToOwned::to_owned);
+        let (command, mut out) = Output::of(sh("sleep 1000 & echo $$; wait"));
+        let process = group.start(&command).await.expect("started");
+        drop(command);
+        let pid = out.pid().await;
+        let pidfd = pidfd_open(pid).expect("a pidfd");
+        drop(group);
+        out.end().await;
+        if let Some(location) = location {
+            vanished(&location).await;
+        }
+        within("the background", processkit::settled()).await;
+        drop(process);
+        reaped(pidfd).await;
+    }
+}
+
+/// A handle that is dropped early leaves no zombie when its process ends.
+#[tokio::test]
+async fn a_dropped_handle_is_reaped() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let pidfd = process.pidfd().try_clone_to_owned().expect("a copy");
+        drop(process);
+        let adopted = Adopted::from_pidfd(pidfd.try_clone().expect("a copy")).expect("still alive");
+        assert!(lives(adopted.pid()), "a handle owns nothing");
+        adopted.signal(Signal::Term).expect("sent");
+        reaped(pidfd).await;
+        group.remove().await.expect("gone");
+    }
+}
+
+/// Until the process is not even a zombie any more: the kernel hangs its pidfd up (Linux 6.9).
+async fn reaped(pidfd: OwnedFd) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::NONE).expect("polled");
+    });
+    within("a zombie to be reaped", waiting).await.expect("no panic");
+}
+
+/// Waits can be given up and taken up again.
+#[tokio::test]
+async fn waits_are_cancel_safe() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        for _ in 0..5 {
+            tokio::select! {
+                biased;
+                _ = process.exit() => panic!("too early"),
+                () = tokio::task::yield_now() => {}
+            }
+            tokio::select! {
+                biased;
+                _ = group.wait_empty() => panic!("too early"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        group.kill().expect("killed");
+        let (empty, exit) =
+            within("the end", async { tokio::join!(group.wait_empty(), process.exit()) }).await;
+        empty.expect("empty");
+        assert_eq!(exit.expect("an exit").signal, Some(9));
+        group.remove().await.expect("gone");
+    }
+}
+
+/// Operations on an empty group succeed, and it stays usable after a kill or a TERM for all.
+#[tokio::test]
+async fn a_group_stays_usable() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        for _ in 0..2 {
+            group.kill().expect("nothing to kill");
+            group.terminate_all().expect("nothing to end");
+            group.signal(Signal::Usr1).expect("nobody to tell");
+            group.suspend().expect("nothing to stop");
+            group.resume().expect("nothing to go on");
+            assert_eq!(group.members().expect("members"), [0u32; 0]);
+            within("emptiness", group.wait_empty()).await.expect("empty");
+            let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+            group.terminate_all().expect("sent");
+            assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(15));
+        }
+        group.shutdown().await.expect("gone");
+    }
+}
+
+#[tokio::test]
+async fn signals_reach_the_whole_tree() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let each = "trap 'echo told; exit' USR1; echo ready; while :; do sleep 1000 & wait; done";
+        let (command, mut out) = Output::of(sh(&format!("setsid sh -c \"{each}\" & {each}")));
+        let _process = group.start(&command).await.expect("started");
+        drop(command);
+        for _ in 0..2 {
+            assert_eq!(out.line().await, "ready");
+        }
+        group.signal(Signal::Usr1).expect("sent");
+        for _ in 0..2 {
+            assert_eq!(out.line().await, "told");
+        }
+        group.remove().await.expect("gone");
+        out.end().await;
+    }
+}
+
+/// A suspended tree stands still, and can obey when it is asked to end.
+#[tokio::test]
+async fn a_suspended_group_can_be_shut_down() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options.shutdown_timeout(FOREVER)).expect("a group");
+        let (command, mut out) = Output::of(sh("trap 'echo bye; exit' TERM; sleep 1000 & echo ready; wait"));
+        let process = group.start(&command).await.expect("started");
+        drop(command);
+        assert_eq!(out.line().await, "ready");
+        group.suspend().expect("stopped");
+        match group.location() {
+            Some(location) => frozen(&location.join("cgroup.events")).await,
+            None => stopped(process.pidfd().try_clone_to_owned().expect("a copy")).await,
+        }
+        within("the shutdown", group.shutdown()).await.expect("gone");
+        assert_eq!(out.line().await, "bye");
+    }
+}
+
+async fn frozen(events: &std::path::Path) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::io::{Read, Seek};
+    let mut events = std::fs::File::open(events).expect("opened");
+    let waiting = tokio::task::spawn_blocking(move || {
+        loop {
+            let mut text = String::new();
+            events.rewind().expect("rewound");
+            events.read_to_string(&mut text).expect("read");
+            if text.contains("frozen 1") {
+                return;
+            }
+            poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], PollTimeout::NONE).expect("polled");
+        }
+    });
+    within("the freeze", waiting).await.expect("no panic");
+}
+
+async fn stopped(pidfd: OwnedFd) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let waiting = tokio::task::spawn_blocking(move || {
+        waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT).expect("stopped");
+    });
+    within("the stop", waiting).await.expect("no panic");
+}
+
+/// Whoever holds the descriptors can end the group and wait for it: another uid, too.
+#[tokio::test]
+async fn descriptors_are_enough() {
+    if !cgroups() {
+        return;
+    }
+    let group = ProcessGroup::new().expect("a group");
+    let outside = ProcessGroup::new().expect("another group");
+    for by_other_uid in [false, true] {
+        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let events = group.events_fd().expect("events");
+        // Two waiters on one open file, as after a pass over a socket: a poll of one must not hide the event from the other.
+        let shared = events.try_clone().expect("a copy");
+        let waiting = async { tokio::join!(wait_empty_by_fd(events), wait_empty_by_fd(shared)) };
+        let kill = group.kill_fd().expect("kill");
+        let killing = async {
+            if by_other_uid {
+                let nobody =
+                    ["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", "echo 1 >&3"];
+                let command = Command::new("setpriv").args(nobody).pass_fd(kill, 3);
+                let mut killer = outside.start(&command).await.expect("started");
+                assert!(within("the killer", killer.exit()).await.expect("an exit").success());
+            } else {
+                tokio::task::yield_now().await;
+                kill_by_fd(kill.as_fd()).expect("killed");
+            }
+        };
+        let ((one, two), ()) = within("emptiness", async { tokio::join!(waiting, killing) }).await;
+        one.expect("empty");
+        two.expect("empty");
+        assert_eq!(process.exit().await.expect("an exit").signal, Some(9));
+    }
+    let (kill, events) = (group.kill_fd().expect("kill"), group.events_fd().expect("events"));
+    group.remove().await.expect("gone");
+    kill_by_fd(kill.as_fd()).expect("gone is fine");
+    wait_empty_by_fd(events).await.expect("gone is empty");
+    outside.remove().await.expect("gone");
+}
+
+/// A removed group takes nobody in, and says so.
+#[tokio::test]
+async fn a_removed_group_takes_nobody() {
+    if !cgroups() {
+        return;
+    }
+    let name = unique("removed");
+    let group = ProcessGroup::named(&name, Default::default()).expect("a group");
+    let again = ProcessGroup::reopen(&name).expect("the same");
+    again.remove().await.expect("gone");
+    let error = group.start(&Command::new("true")).await.expect_err("nowhere to go");
+    assert!(error.to_string().contains("cgroup was removed"), "{error}");
+    assert!(group.is_empty().expect("an answer"));
+    group.kill().expect("nothing to kill");
+    group.wait_empty().await.expect("empty");
+    group.shutdown().await.expect("gone already");
+}
