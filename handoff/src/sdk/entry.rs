@@ -161,6 +161,7 @@ fn prepare<S: Successor>(
         transfer: None,
         connection_format: 0,
         receiving: None,
+        deaf: role == Role::Successor,
         sending: None,
         acks: watch::Sender::new(0),
         parked: Vec::new(),

@@ -47,7 +47,7 @@ impl InstanceWorld {
         tokio::select! {
             biased;
             received = frame(&mut self.supervisor) => Happened::Supervisor(received),
-            received = frame(&mut self.transfer) => Happened::Transfer(received),
+            received = frame(&mut self.transfer), if !self.deaf => Happened::Transfer(received),
             Some(adopter) = self.adopters.1.recv() => Happened::Adopter(adopter),
             (hook, result) = self.host.done() => Happened::Hook(hook, result),
             locked = joined(&mut self.locking) => Happened::Locked(locked),

@@ -91,6 +91,9 @@ pub(super) struct InstanceWorld {
     /// Format of the connections that are received.
     pub(super) connection_format: u32,
     pub(super) receiving: Option<JoinHandle<Arrived>>,
+    /// A successor that was not told to receive: what the incumbent streams right after its seal may come before
+    /// Begin does, and is for the hook to read.
+    pub(super) deaf: bool,
     pub(super) sending: Option<JoinHandle<Result<(), String>>>,
     /// What the successor says it has received.
     pub(super) acks: watch::Sender<u64>,
@@ -313,6 +316,7 @@ impl InstanceWorld {
     }
 
     fn receive(&mut self) {
+        self.deaf = false;
         let line = self.transfer.as_mut().and_then(|line| Some((line.sender.clone(), line.receiver.take()?)));
         let Some((sender, receiver)) = line else {
             let none = Err("no transfer channel came with HelloAck".to_owned());
