@@ -52,7 +52,7 @@ pub async fn serve<S: Successor>(launch: Launch<S::Config>) -> Result<(), Error>
     }
 }
 
-async fn live(mut world: InstanceWorld) -> Result<(), Error> {
+pub(super) async fn live(mut world: InstanceWorld) -> Result<(), Error> {
     let hello = world.hello.clone();
     let mut machine =
         if hello.role == Role::Successor { Instance::successor(hello) } else { Instance::cold(hello) };
@@ -74,7 +74,7 @@ async fn tell(line: &Line, why: &Error) {
 }
 
 /// Everything that can go wrong before anything is touched.
-fn prepare<S: Successor>(
+pub(super) fn prepare<S: Successor>(
     launch: Launch<S::Config>,
     supervised: Option<Supervised>,
     inherited: Vec<(ListenerName, OwnedFd)>,

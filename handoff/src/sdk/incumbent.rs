@@ -26,7 +26,8 @@ pub trait Incumbent: Sized + Send + 'static {
     fn verify(&mut self, disk: Disk) -> impl Future<Output = HookResult<Digest>> + Send;
 
     /// Serves on: after a seal with the connections it had parked and a new tenure; after a drain that was
-    /// cancelled, or a failed seal, with none and the old epoch.
+    /// cancelled, or a failed seal, with none and the old epoch. The listeners of the earlier tenure are closed in
+    /// each case (their `accept` gives `None`): accept on those of this one. Connections that were not parked go on.
     fn resume(&mut self, tenure: Tenure, parked: Vec<Parked>) -> impl Future<Output = HookResult<()>> + Send;
 
     /// Leaves. After a handover its connections are the successor's; at a stop (SIGTERM) nothing was sealed: stop

@@ -19,6 +19,8 @@ mod service;
 mod successor;
 mod takeover;
 mod tenure;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod world;
 
