@@ -271,11 +271,8 @@ impl World {
             Progress::new(ended.handoff, of(&self.incumbent), of(&self.successor), now)
         });
         let report = progress.end(&ended, now);
-        self.last = Some(LastHandoff {
-            handoff_id: ended.handoff.to_string(),
-            outcome: ended.outcome,
-            reason: ended.reason.clone(),
-        });
+        let (handoff_id, outcome, reason) = (ended.handoff.to_string(), ended.outcome, report.reason.clone());
+        self.last = Some(LastHandoff { handoff_id, outcome, reason });
         match serde_json::to_string(&report) {
             // a report is history: persist fails for nothing that is not essential
             Ok(json) => drop(self.persist(Record::Report { handoff: ended.handoff, json }).await),

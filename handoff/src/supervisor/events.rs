@@ -157,8 +157,15 @@ impl World {
                 slot.exit = Some(exit);
                 let said = format!("process {pid} {exit}");
                 tracing::info!(instance = %instance, pid, %exit, "process ended");
-                if peer == Peer::Incumbent {
-                    self.last_exit = Some(said);
+                match peer {
+                    Peer::Incumbent => self.last_exit = Some(said),
+                    // a kill may be this supervisor's own: it says nothing of the successor
+                    Peer::Successor if exit.signal != Some(nix::libc::SIGKILL) => {
+                        if let Some(progress) = &mut self.progress {
+                            progress.exited(said);
+                        }
+                    }
+                    Peer::Successor | Peer::Retiring(_) | Peer::Supervisor => {}
                 }
                 self.inputs.push_back(Input::Exited(peer));
             }

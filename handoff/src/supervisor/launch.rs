@@ -40,7 +40,12 @@ impl World {
         let instance = started.inspect_err(|_| self.remove_control(id))?;
         tracing::info!(instance = %id, pid = ?instance.pid, program = %build.executable.path.display(), "started");
         match peer {
-            Peer::Successor => self.successor = Some(instance),
+            Peer::Successor => {
+                if let Some(progress) = &mut self.progress {
+                    progress.new = instance.report();
+                }
+                self.successor = Some(instance);
+            }
             Peer::Incumbent => {
                 self.builds.insert(id, build);
                 self.incumbent = Some(instance);

@@ -122,7 +122,7 @@ impl Setup {
         }
         let run = Dir::open_private(&self.run_dir)?;
         let mut lock = Lock::open(&run, SUPERVISOR_LOCK)?;
-        if !lock.try_lock().map_err(|e| self.locked(e))? {
+        if !lock.try_lock().map_err(locked)? {
             return Err(Error::InUse { path: run.path().to_owned(), pid: lock.holder() });
         }
         let ctl = run.sub_private("ctl")?;
@@ -199,17 +199,6 @@ impl Setup {
         Ok(journal)
     }
 
-    fn locked(&self, error: LockError) -> Error {
-        match error {
-            LockError::Held { path, holder } | LockError::StillHeld { path, holder, .. } => {
-                // the directory is what people know; the lock file's name says which of the two it is
-                Error::InUse { path, pid: holder }
-            }
-            LockError::File(error) => error.into(),
-            other => Error::Invalid(other.to_string()),
-        }
-    }
-
     /// From who brought it, or taken anew.
     fn lineage(&self, claims: &Claims, adoptees: &mut [Adoptee]) -> Result<LineageLock> {
         for lineage in adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take()) {
@@ -217,7 +206,14 @@ impl Setup {
                 return Ok(lineage);
             }
         }
-        LineageLock::acquire(claims.dir()).map_err(|e| self.locked(e))
+        LineageLock::acquire(claims.dir()).map_err(|error| match error {
+            // who took the lock may be a supervisor that is dead: who serves holds it too
+            LockError::Held { .. } => Error::InUse {
+                path: self.data_dir.clone().unwrap_or_else(|| claims.dir().path().to_owned()),
+                pid: claims.highest().ok().flatten().map(|(_, claim)| claim.pid).filter(|pid| lives(*pid)),
+            },
+            other => locked(other),
+        })
     }
 
     /// The listeners that every instance gets: those of the running server, then what was given, then what can be
@@ -252,6 +248,20 @@ impl Setup {
         }
         Ok(shared)
     }
+}
+
+fn locked(error: LockError) -> Error {
+    match error {
+        LockError::Held { path, holder } | LockError::StillHeld { path, holder, .. } => {
+            Error::InUse { path, pid: holder }
+        }
+        LockError::File(error) => error.into(),
+        other => Error::Invalid(other.to_string()),
+    }
+}
+
+fn lives(pid: u32) -> bool {
+    processkit::identity_of(pid).is_ok()
 }
 
 /// Everybody who runs. A generation higher than all they have seen makes this supervisor theirs.

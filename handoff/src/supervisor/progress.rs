@@ -24,6 +24,8 @@ pub(super) struct Progress {
     /// Connections that the successor received whole.
     received: Option<u64>,
     peak_queue: Option<u64>,
+    /// How the successor's process ended, when it ended by itself.
+    exit: Option<String>,
 }
 
 impl Progress {
@@ -41,6 +43,7 @@ impl Progress {
             parked: None,
             received: None,
             peak_queue: None,
+            exit: None,
         }
     }
 
@@ -112,6 +115,11 @@ impl Progress {
         self.peak_queue = Some(self.peak_queue.map_or(waiting, |peak| peak.max(waiting)));
     }
 
+    /// The successor's process ended by itself: the reason of a handoff that fails says how.
+    pub(super) fn exited(&mut self, how: String) {
+        self.exit.get_or_insert(how);
+    }
+
     /// Whether the service stands still at this moment, as far as this side knows.
     pub(super) fn frozen(&self) -> bool {
         self.seal.is_some() && self.active.is_none()
@@ -126,7 +134,7 @@ impl Progress {
             schema: SCHEMA,
             handoff_id: Some(self.handoff.to_string()),
             outcome: ended.outcome,
-            reason: ended.reason.clone(),
+            reason: self.reason(ended),
             epoch: Some(ended.epoch.0),
             connections: self.connections(ended.outcome),
             old: Some(self.old),
@@ -140,6 +148,14 @@ impl Progress {
             peak_queue: self.peak_queue,
             ended_unix_ms: unix_ms(),
         }
+    }
+
+    fn reason(&self, ended: &Ended) -> Option<String> {
+        let reason = ended.reason.as_ref()?;
+        Some(match &self.exit {
+            Some(exit) => format!("{reason} ({exit})"),
+            None => reason.clone(),
+        })
     }
 
     /// Before the seal no connection was touched; after it an abort gives the incumbent all of them back.
@@ -239,6 +255,11 @@ mod tests {
         assert_eq!(report.connections.handed_over, Some(0));
         assert_eq!(report.connections.lost, Some(0));
         assert_eq!(report.reason.as_deref(), Some("why"));
+
+        let mut died = walked(start);
+        died.exited("process 7 exited with code 3".to_owned());
+        let report = died.end(&ended(Outcome::Aborted), after(start, 16));
+        assert_eq!(report.reason.as_deref(), Some("why (process 7 exited with code 3)"));
     }
 
     #[test]
