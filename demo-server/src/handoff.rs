@@ -163,7 +163,10 @@ impl Incumbent for Serving {
             }
         };
         let _ = tokio::time::timeout(grace, finish).await;
-        self.stop_writing().await;
+        // after a handover the writer has stopped already
+        if self.log.is_none() {
+            self.stop_writing().await;
+        }
         Ok(())
     }
 }
