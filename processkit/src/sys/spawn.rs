@@ -179,7 +179,7 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         if let Ok(spawned) = &born
             && !was_started(&child)
         {
-            // Killed before its first instruction. Linux 6.14 and later do this to every child cloned into a cgroup whose
+            // Killed before its first instruction. Linux since 6.14 (and stable ones with that change) does this to every child cloned into a cgroup whose
             // `cgroup.kill` was used (more often than our own cgroup's): cgroup_css_set_fork() looks at the kill sequence of
             // the caller's cgroup, cgroup_post_fork() compares it with the target's. Joining by hand has no such check.
             let _ = super::wait_pidfd(spawned.pidfd.as_fd(), true); // no zombie stays; the status says nothing
