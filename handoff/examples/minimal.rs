@@ -7,8 +7,8 @@
 //! ```
 
 use handoff::sdk::{
-    Connection, Context, Digest, Disk, DrainReport, HookResult, Incumbent, Launch, Opened, Parked, SealGuard, Sealed,
-    Service, Strategy, Successor, Tenure, serve,
+    Connection, Context, Digest, Disk, DrainReport, HookResult, Incumbent, Launch, Opened, Parked, SealGuard,
+    Sealed, Service, Strategy, Successor, Tenure, serve,
 };
 use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet};

@@ -30,11 +30,17 @@ pub fn take_inherited<T>(
     check: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
 ) -> io::Result<(OwnedFd, T)> {
     if number <= 2 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("descriptor {number} is a standard stream")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("descriptor {number} is a standard stream"),
+        ));
     }
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     if taken.contains(&number) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("descriptor {number} was taken before")));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("descriptor {number} was taken before"),
+        ));
     }
     // SAFETY: the borrow does not outlive this function, and the number is not closed by it; a number that is not
     // open makes the next call fail with EBADF and nothing else.
@@ -103,7 +109,11 @@ impl Ancillary {
 }
 
 /// Receives without blocking.
-pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], room: &mut Ancillary) -> io::Result<Arrived> {
+pub(super) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    room: &mut Ancillary,
+) -> io::Result<Arrived> {
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: an all-zero msghdr is a valid one with no buffers.
     #[expect(unsafe_code, reason = "libc's msghdr has private padding on some targets")]

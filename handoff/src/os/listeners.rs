@@ -4,7 +4,9 @@ use super::fds;
 use crate::ids::ListenerName;
 use crate::wire::FileId;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike as _, UnixAddr, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike as _, UnixAddr, sockopt,
+};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -41,10 +43,11 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidAddress(text.chars().take(160).collect());
-        let path = |path: &str| match Path::new(path).is_absolute() && !path.contains('\0') && path.len() <= 1024 {
-            true => Ok(PathBuf::from(path)),
-            false => Err(invalid()),
-        };
+        let path =
+            |path: &str| match Path::new(path).is_absolute() && !path.contains('\0') && path.len() <= 1024 {
+                true => Ok(PathBuf::from(path)),
+                false => Err(invalid()),
+            };
         if let Some(rest) = text.strip_prefix("unix:") {
             path(rest).map(Address::Unix)
         } else if let Some(rest) = text.strip_prefix("unix-seqpacket:") {
@@ -271,7 +274,9 @@ pub fn validate(fd: BorrowedFd<'_>) -> io::Result<Kind> {
         (AddressFamily::Unix, SockType::Stream) => Kind::Unix,
         (AddressFamily::Unix, SockType::SeqPacket) => Kind::UnixSeqpacket,
         (AddressFamily::Unix, SockType::Datagram) => Kind::UnixDatagram,
-        (family, kind) => return Err(wrong(format!("a {kind:?} socket of family {family:?} is no listener"))),
+        (family, kind) => {
+            return Err(wrong(format!("a {kind:?} socket of family {family:?} is no listener")));
+        }
     };
     let accepts = matches!(found, Kind::Tcp | Kind::Unix | Kind::UnixSeqpacket);
     if accepts && !socket::getsockopt(&fd, sockopt::AcceptConn)? {
@@ -299,7 +304,9 @@ pub fn address_of(fd: BorrowedFd<'_>) -> io::Result<Address> {
         let address: socket::SockaddrStorage = socket::getsockname(fd.as_raw_fd())?;
         let inet = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
             (Some(v4), _) => SocketAddr::from(std::net::SocketAddrV4::new(v4.ip(), v4.port())),
-            (None, Some(v6)) => SocketAddr::from(std::net::SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id())),
+            (None, Some(v6)) => {
+                SocketAddr::from(std::net::SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()))
+            }
             (None, None) => return Err(io::Error::other("a socket of an unknown family")),
         };
         return Ok(if kind == Kind::Tcp { Address::Tcp(inet) } else { Address::Udp(inet) });
@@ -319,7 +326,9 @@ fn final_name(bound: &Path) -> PathBuf {
     let name = bound.file_name().and_then(|n| n.to_str());
     let inner = name.and_then(|n| n.strip_prefix('.')).and_then(|n| n.rsplit_once('.'));
     match inner {
-        Some((name, pid)) if !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) => bound.with_file_name(name),
+        Some((name, pid)) if !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) => {
+            bound.with_file_name(name)
+        }
         _ => bound.to_path_buf(),
     }
 }
@@ -408,7 +417,8 @@ mod tests {
 
     #[test]
     fn addresses_read_what_they_write() {
-        for text in ["127.0.0.1:6379", "[::1]:6379", "unix:/run/x.sock", "udp:127.0.0.1:53", "unix-dgram:/a"] {
+        for text in ["127.0.0.1:6379", "[::1]:6379", "unix:/run/x.sock", "udp:127.0.0.1:53", "unix-dgram:/a"]
+        {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), text);
         }
         for bad in ["", "6379", "localhost", "unix:relative", "udp:", "unix:", "127.0.0.1", "tcp:1.2.3.4:5"] {

@@ -101,7 +101,8 @@ pub(super) fn prepare<S: Successor>(
     if by_hand {
         for (name, address) in binds {
             if !all.iter().any(|(n, _)| *n == name) {
-                let fd = listeners::bind(&address).map_err(|e| Error::start(format!("listener {name}"), e))?;
+                let fd =
+                    listeners::bind(&address).map_err(|e| Error::start(format!("listener {name}"), e))?;
                 all.push((name, fd));
             }
         }
@@ -184,7 +185,9 @@ fn data_dir(given: Option<PathBuf>, inherited: Option<PathBuf>) -> Result<Option
     match (given, inherited) {
         (Some(given), Some(inherited)) => {
             let same = given == inherited
-                || std::fs::canonicalize(&given).ok().is_some_and(|g| std::fs::canonicalize(&inherited).ok() == Some(g));
+                || std::fs::canonicalize(&given)
+                    .ok()
+                    .is_some_and(|g| std::fs::canonicalize(&inherited).ok() == Some(g));
             if same { Ok(Some(inherited)) } else { Err(Error::DataDirDiffers { given, inherited }) }
         }
         (given, inherited) => Ok(given.or(inherited)),

@@ -37,9 +37,10 @@ impl Environment {
     pub(super) fn take() -> Result<Self, Error> {
         let channel = number("HANDOFF_SOCK_FD")?;
         // a launcher between the supervisor and this process may have forked
-        let mut inherited =
-            listeners::inherit(channel.is_some()).map_err(|e| Error::Start(e.to_string()))?;
-        let Some(channel) = channel else { return Ok(Self { supervised: None, channel: None, listeners: inherited }) };
+        let mut inherited = listeners::inherit(channel.is_some()).map_err(|e| Error::Start(e.to_string()))?;
+        let Some(channel) = channel else {
+            return Ok(Self { supervised: None, channel: None, listeners: inherited });
+        };
         let at = inherited.iter().position(|(name, _)| name.as_str() == CONTROL);
         let control = at.map(|at| inherited.remove(at).1);
         let lineage = number("HANDOFF_LINEAGE_FD")?.map(|n| take("HANDOFF_LINEAGE_FD", n)).transpose()?;

@@ -40,7 +40,10 @@ impl Gate {
     }
 
     /// Runs one accept(2) unless the gate is closed; a success counts as in flight until its guard is dropped.
-    pub(super) fn pass<T, E>(&self, accept: impl FnOnce() -> Result<T, E>) -> Option<Result<(T, AcceptGuard), E>> {
+    pub(super) fn pass<T, E>(
+        &self,
+        accept: impl FnOnce() -> Result<T, E>,
+    ) -> Option<Result<(T, AcceptGuard), E>> {
         let state = self.lock();
         if state.closed {
             return None;
@@ -103,5 +106,75 @@ pub struct AcceptGuard(Gate);
 impl Drop for AcceptGuard {
     fn drop(&mut self) {
         self.0.0.in_flight.send_modify(|n| *n -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, InstanceId, ListenerName};
+    use crate::os::listeners::{Address, address_of, bind};
+    use crate::sdk::Tenure;
+    use std::os::fd::AsFd as _;
+
+    fn tenure(gate: &Gate) -> (Tenure, std::net::SocketAddr) {
+        let fd = Arc::new(bind(&"127.0.0.1:0".parse().expect("address")).expect("bind"));
+        let Address::Tcp(address) = address_of(fd.as_fd()).expect("address") else { panic!("tcp") };
+        let listeners = vec![(ListenerName::new("a").expect("name"), fd)];
+        let (epoch, instance, gate) = (Epoch(1), InstanceId::NIL, gate.clone());
+        (Tenure { epoch, instance, data_dir: None, listeners, gate }, address)
+    }
+
+    #[tokio::test]
+    async fn an_accept_in_flight_is_waited_for() {
+        let gate = Gate::open();
+        let (tenure, address) = tenure(&gate);
+        let listener = tenure.listener("a").expect("there");
+        let _client = tokio::net::TcpStream::connect(address).await.expect("connected");
+        let (_connection, guard) = listener.accept().await.expect("accepts").expect("open");
+        gate.close();
+        let idle = gate.idle();
+        tokio::pin!(idle);
+        tokio::select! {
+            biased;
+            () = &mut idle => panic!("the server does not know the connection yet"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(guard);
+        idle.await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_accepted_after_it_closed() {
+        let gate = Gate::open();
+        let (tenure, address) = tenure(&gate);
+        let listener = tenure.listener("a").expect("there");
+        let waiting = tokio::spawn({
+            let listener = listener.clone();
+            async move { listener.accept().await.map(|accepted| accepted.is_some()) }
+        });
+        tokio::task::yield_now().await;
+        gate.close();
+        assert!(!waiting.await.expect("task").expect("no error"), "whoever waits is told");
+        let _client = tokio::net::TcpStream::connect(address).await.expect("queued by the kernel");
+        assert!(listener.accept().await.expect("no error").is_none());
+        let late = tenure.listener("a").expect("there");
+        assert!(late.accept().await.expect("no error").is_none());
+        // it still waits for whoever serves next
+        let (next, accepted) = (Gate::open(), &tenure.listeners[0].1);
+        let next = Tenure {
+            gate: next,
+            listeners: vec![(tenure.listeners[0].0.clone(), accepted.clone())],
+            ..tenure
+        };
+        let listener = next.listener("a").expect("there");
+        assert!(listener.accept().await.expect("accepts").is_some());
+    }
+
+    #[tokio::test]
+    async fn an_unknown_listener_names_those_there_are() {
+        let (tenure, _) = tenure(&Gate::open());
+        let error = tenure.listener("b").expect_err("unknown").to_string();
+        assert_eq!(error, "no listener \"b\": there are [a]");
     }
 }

@@ -81,7 +81,9 @@ impl Error {
 }
 
 /// Parses the binds of a launch.
-pub(super) fn addresses(binds: &[(String, String)]) -> Result<Vec<(crate::ids::ListenerName, Address)>, Error> {
+pub(super) fn addresses(
+    binds: &[(String, String)],
+) -> Result<Vec<(crate::ids::ListenerName, Address)>, Error> {
     binds
         .iter()
         .map(|(name, text)| {

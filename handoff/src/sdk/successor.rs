@@ -40,5 +40,9 @@ pub trait Successor: Sized + Send + 'static {
 
     /// After the claim is durable: opens for writing, takes the parked connections, starts its tasks and returns.
     /// From here on it may read, write, accept and acknowledge.
-    fn serve(self, tenure: Tenure, parked: Vec<Parked>) -> impl Future<Output = HookResult<Self::Incumbent>> + Send;
+    fn serve(
+        self,
+        tenure: Tenure,
+        parked: Vec<Parked>,
+    ) -> impl Future<Output = HookResult<Self::Incumbent>> + Send;
 }

@@ -44,7 +44,8 @@ impl Takeover {
     /// the middle are missing where there are no cgroups.
     pub(super) fn read(received: Received, fates: mpsc::UnboundedSender<Fate>) -> Result<Self, String> {
         let Received { frame, fds } = received;
-        let Message::PrepareHandoff { drain_grace_ms, freeze_budget_ms, connection_format, .. } = frame.message
+        let Message::PrepareHandoff { drain_grace_ms, freeze_budget_ms, connection_format, .. } =
+            frame.message
         else {
             return Err(format!("{} is no PrepareHandoff", frame.message.name()));
         };

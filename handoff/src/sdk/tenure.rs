@@ -4,8 +4,8 @@ use super::connection::Connection;
 use super::gate::{AcceptGuard, Gate, Registration};
 use super::parked::Parked;
 use super::{HookError, HookResult};
-use crate::os::fds::watch;
 use crate::ids::{Digest, Epoch, InstanceId, ListenerName};
+use crate::os::fds::watch;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -175,7 +175,12 @@ fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(
         error.kind(),
-        K::WouldBlock | K::Interrupted | K::ConnectionAborted | K::ConnectionReset | K::TimedOut | K::HostUnreachable
+        K::WouldBlock
+            | K::Interrupted
+            | K::ConnectionAborted
+            | K::ConnectionReset
+            | K::TimedOut
+            | K::HostUnreachable
     )
 }
 

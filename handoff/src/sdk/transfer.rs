@@ -44,10 +44,13 @@ impl Stamp {
 /// How many of the connections, from the first, fit into one handoff.
 pub(super) fn that_fit(parked: &[Parked]) -> usize {
     let mut total = 0usize;
-    parked.iter().take_while(|p| {
-        total = total.saturating_add(p.state.len());
-        total <= MAX_TOTAL
-    }).count()
+    parked
+        .iter()
+        .take_while(|p| {
+            total = total.saturating_add(p.state.len());
+            total <= MAX_TOTAL
+        })
+        .count()
 }
 
 /// O: streams the connections. `acks` is what the other side says it has received.
@@ -207,7 +210,10 @@ impl Arrivals {
                     let total = entry.total as usize;
                     self.bytes = self.bytes.saturating_add(total);
                     if total > Parked::MAX_STATE || self.bytes > MAX_TOTAL || entry.bytes.len() > total {
-                        return Err(format!("connection {}: more state than allowed", self.connections.len()));
+                        return Err(format!(
+                            "connection {}: more state than allowed",
+                            self.connections.len()
+                        ));
                     }
                     self.whole += u64::from(entry.bytes.len() == total);
                     self.connections.push(Arrival { fd, total, state: entry.bytes });
@@ -345,7 +351,10 @@ mod tests {
         let (lost, supervisor) = watch::channel(false);
         let mut receiving = tokio::spawn(receive(STAMP, n.1, n.0, supervisor));
         let patience = SELF_COMMIT * 3;
-        assert!(tokio::time::timeout(patience, &mut receiving).await.is_err(), "the incumbent may take its time");
+        assert!(
+            tokio::time::timeout(patience, &mut receiving).await.is_err(),
+            "the incumbent may take its time"
+        );
         lost.send_replace(true);
         let arrived = tokio::time::timeout(patience, receiving).await.expect("in time").expect("task");
         assert!(arrived.cut.is_some());

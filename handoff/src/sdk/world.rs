@@ -266,7 +266,8 @@ impl InstanceWorld {
     }
 
     fn disk(&self) -> Disk {
-        let highest = self.claiming.as_ref().and_then(|c| c.claims.claimed().ok()).and_then(|mut all| all.pop());
+        let highest =
+            self.claiming.as_ref().and_then(|c| c.claims.claimed().ok()).and_then(|mut all| all.pop());
         Disk { data_dir: self.data_dir.clone(), highest_claim: highest.unwrap_or(Epoch::ZERO) }
     }
 
@@ -306,7 +307,8 @@ impl InstanceWorld {
                 Order::Resume(self.tenure(), parked)
             }
             Hook::Retire => {
-                let grace = if self.stopping { times::STOP } else { self.retire_grace.unwrap_or(times::START) };
+                let grace =
+                    if self.stopping { times::STOP } else { self.retire_grace.unwrap_or(times::START) };
                 Order::Retire(self.gate.clone(), scaled(grace))
             }
             Hook::Receive => return self.receive(),

@@ -70,7 +70,8 @@ impl Channel {
 
     /// With room for fewer descriptors than may come.
     fn with_room(fd: OwnedFd, room: usize) -> io::Result<Self> {
-        let not_a_stream = || io::Error::new(io::ErrorKind::InvalidInput, "not a connected unix stream socket");
+        let not_a_stream =
+            || io::Error::new(io::ErrorKind::InvalidInput, "not a connected unix stream socket");
         let kind = socket::getsockopt(&fd, sockopt::SockType).map_err(|_| not_a_stream())?;
         if kind != SockType::Stream || !super::listeners::is_unix(fd.as_fd())? {
             return Err(not_a_stream());

@@ -90,7 +90,9 @@ impl Receiver {
         loop {
             match self.decoder.pull().map_err(|e| Closed::Protocol(e.to_string()))? {
                 Some(Decoded::Frame(frame)) => return self.whole(frame),
-                Some(Decoded::Unknown { kind, critical, handoff, .. }) => self.unknown(kind, critical, handoff),
+                Some(Decoded::Unknown { kind, critical, handoff, .. }) => {
+                    self.unknown(kind, critical, handoff)
+                }
                 None => {
                     while let Read::Nothing = self.read()? {
                         self.wait().await?;
@@ -136,7 +138,9 @@ impl Receiver {
             };
         if arrived.truncated {
             let got = arrived.fds.len();
-            let why = format!("descriptors were lost, {got} arrived: too many came, or the limit of open files is too low");
+            let why = format!(
+                "descriptors were lost, {got} arrived: too many came, or the limit of open files is too low"
+            );
             return Err(Closed::Protocol(why));
         }
         if arrived.bytes == 0 {

@@ -125,7 +125,9 @@ impl Shared {
                 return self.break_off(&mut queue, why);
             };
             let mut queue = self.queue();
-            let Ok(mut ready) = ready else { return self.break_off(&mut queue, "the runtime ends".to_owned()) };
+            let Ok(mut ready) = ready else {
+                return self.break_off(&mut queue, "the runtime ends".to_owned());
+            };
             let before = queue.bytes;
             let wrote = ready.try_io(|_| self.write(&mut queue));
             if queue.bytes < before {
