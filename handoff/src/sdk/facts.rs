@@ -177,6 +177,7 @@ impl InstanceWorld {
             // from here on it is an incumbent
             self.letter = "O";
             self.hello.role = Role::Incumbent;
+            self.deaf = false;
         }
         let report = result.map(|output| match output {
             Output::Nothing => Report::Nothing,
