@@ -96,8 +96,7 @@ impl Instance {
     #[must_use]
     pub fn serves(&self) -> bool {
         match &self.tenure {
-            // between the claim's fsync and Active the serve hook may already answer
-            Tenure::Before(successor) => successor.standing() == Standing::Claimed,
+            Tenure::Before(successor) => successor.serves(),
             Tenure::During(incumbent) => incumbent.serves(),
         }
     }

@@ -149,6 +149,12 @@ impl Successor {
         if let State::Serving { epoch } = self.state { Some(epoch) } else { None }
     }
 
+    /// Whether it may answer requests now: between the claim's fsync and Active the serve hook may already do so.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        matches!(self.state, State::Starting { .. } | State::Cold { stage: Cold::Starting { .. } })
+    }
+
     /// The epoch it owns or, before that, the epoch of the incumbent.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
@@ -466,7 +472,9 @@ impl Machine for Successor {
                 Event::SupervisorLost | Event::LeaseOver => self.leave("the supervisor is gone".into()),
                 Event::Refused { why } => self.leave(format!("refused by the supervisor: {why}")),
                 Event::Stop => self.leave("asked to stop".into()),
-                Event::Alive | Event::Adopt => vec![Effect::Arm(Timer::Lease, self.lease)],
+                // who asks is told, although there is nothing to tell yet: a new supervisor waits for the answer
+                Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
+                Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 event @ rest!(
                     Start,
                     Begin,

@@ -224,13 +224,14 @@ impl Incumbent {
     pub fn serves(&self) -> bool {
         match &self.state {
             State::Active { .. } | State::Draining { .. } | State::Drained { .. } => true,
+            // the resume hook may already answer
+            State::Resuming { .. } => true,
             // the strategy without a freeze serves until it retires
             State::Resolving { .. } | State::Lingering { .. } | State::Taking { .. } => {
                 self.strategy == Strategy::Overlap
             }
             State::Sealing { .. }
             | State::Sealed { .. }
-            | State::Resuming { .. }
             | State::Retiring { .. }
             | State::Stopping { .. }
             | State::Finished { .. } => false,

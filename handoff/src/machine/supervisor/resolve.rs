@@ -93,11 +93,18 @@ impl Supervisor {
             Event::Claimed(epoch, owner) if epoch == r.t.next() => self.claim_read(r, owner),
             Event::Active { handoff: of, epoch } if of == handoff && epoch == r.t.next() => match r.ask {
                 // it says so only after its claim, and nobody has ended it
-                Ask::Claim | Ask::Incumbent | Ask::Active => self.commit(r.t, epoch, r.incumbent),
-                // too late: its tree is being ended
-                Ask::EndingOwner | Ask::Reclaim | Ask::EndingOther | Ask::LastLook | Ask::EndingUnheard => {
-                    Vec::new()
+                Ask::Claim | Ask::Incumbent | Ask::Active if r.successor == Party::Alive => {
+                    self.commit(r.t, epoch, r.incumbent)
                 }
+                // too late: it is dead, or its tree is being ended
+                Ask::Claim
+                | Ask::Incumbent
+                | Ask::Active
+                | Ask::EndingOwner
+                | Ask::Reclaim
+                | Ask::EndingOther
+                | Ask::LastLook
+                | Ask::EndingUnheard => Vec::new(),
             },
             Event::SuccessorAdopted { standing: crate::wire::Standing::Active } if r.ask == Ask::Active => {
                 let epoch = r.t.next();
@@ -181,6 +188,13 @@ impl Supervisor {
                 if ask { vec![Self::ask_again(&server, handoff)] } else { Vec::new() }
             }
             Event::IncumbentClosed if r.incumbent == Party::Alive => vec![Effect::Reconnect(Peer::Incumbent)],
+            // it may be serving already and unable to say so
+            Event::SuccessorClosed
+                if r.successor == Party::Alive
+                    && matches!(r.ask, Ask::Claim | Ask::Incumbent | Ask::Active) =>
+            {
+                vec![Effect::Reconnect(Peer::Successor)]
+            }
             // what it says itself when it leaves is the better reason
             Event::SuccessorRefused { why } => {
                 r.reason = format!("{}: {why}", r.reason);

@@ -332,9 +332,13 @@ impl Supervisor {
                 epoch,
                 "the incumbent resumed: its drain failed or it lost the supervisor".to_owned(),
             ),
-            Event::SuccessorExited => {
-                self.unsealed(t, "the successor died; awaited Drained from the incumbent".to_owned())
-            }
+            Event::SuccessorExited => self.resolve(
+                t,
+                "the successor died; awaited Drained from the incumbent".to_owned(),
+                Party::Alive,
+                Party::Ending,
+                false,
+            ),
             Event::SuccessorClosed | Event::SuccessorRefused { .. } => {
                 self.unsealed(t, "the successor left; awaited Drained from the incumbent".to_owned())
             }
@@ -345,9 +349,10 @@ impl Supervisor {
                 self.unsealed(t, "the deadline is over; awaited Drained from the incumbent".to_owned())
             }
             Event::Abort => self.unsealed(t, "aborted by the operator".to_owned()),
-            Event::IncumbentClosed => {
-                self.unsealed(t, "the incumbent's channel ended; awaited Drained".to_owned())
-            }
+            Event::IncumbentClosed => Self::again(
+                Peer::Incumbent,
+                self.unsealed(t, "the incumbent's channel ended; awaited Drained".to_owned()),
+            ),
             Event::IncumbentExited => self.resolve(
                 t,
                 "the incumbent died; awaited Drained".to_owned(),
@@ -391,6 +396,13 @@ impl Supervisor {
         }
     }
 
+    /// A channel broke and its peer may live: it is asked again on a new one.
+    fn again(peer: Peer, resolve: Effects) -> Effects {
+        let mut effects = vec![Effect::Reconnect(peer)];
+        effects.extend(resolve);
+        effects
+    }
+
     fn unsealed(&mut self, t: Try, reason: String) -> Effects {
         self.resolve(t, reason, Party::Alive, Party::Alive, false)
     }
@@ -413,7 +425,14 @@ impl Supervisor {
             Event::IncumbentRefused { handoff, why } if t.is(handoff) => {
                 self.sealed(t, format!("the incumbent refused: {why}"), Party::Alive)
             }
-            Event::SuccessorExited | Event::SuccessorClosed | Event::SuccessorRefused { .. } => self.sealed(
+            Event::SuccessorExited => self.resolve(
+                t,
+                "the successor died; awaited SealComplete from the incumbent".to_owned(),
+                Party::Alive,
+                Party::Ending,
+                true,
+            ),
+            Event::SuccessorClosed | Event::SuccessorRefused { .. } => self.sealed(
                 t,
                 "the successor left; awaited SealComplete from the incumbent".to_owned(),
                 Party::Alive,
@@ -429,9 +448,14 @@ impl Supervisor {
                 Party::Alive,
             ),
             Event::Abort => self.sealed(t, "aborted by the operator".to_owned(), Party::Alive),
-            Event::IncumbentClosed => {
-                self.sealed(t, "the incumbent's channel ended; awaited SealComplete".to_owned(), Party::Alive)
-            }
+            Event::IncumbentClosed => Self::again(
+                Peer::Incumbent,
+                self.sealed(
+                    t,
+                    "the incumbent's channel ended; awaited SealComplete".to_owned(),
+                    Party::Alive,
+                ),
+            ),
             Event::IncumbentExited => {
                 self.sealed(t, "the incumbent died; awaited SealComplete".to_owned(), Party::Ending)
             }
@@ -525,7 +549,7 @@ impl Supervisor {
                 t,
                 "the successor died; awaited Ready".to_owned(),
                 incumbent,
-                Party::Alive,
+                Party::Ending,
                 asked,
             ),
             Event::SuccessorClosed => self.resolve(
@@ -556,12 +580,15 @@ impl Supervisor {
                 self.resolve(t, "aborted by the operator".to_owned(), incumbent, Party::Alive, asked)
             }
             Event::IncumbentClosed if !lives => Vec::new(),
-            Event::IncumbentClosed => self.resolve(
-                t,
-                "the incumbent's channel ended; awaited Ready".to_owned(),
-                incumbent,
-                Party::Alive,
-                asked,
+            Event::IncumbentClosed => Self::again(
+                Peer::Incumbent,
+                self.resolve(
+                    t,
+                    "the incumbent's channel ended; awaited Ready".to_owned(),
+                    incumbent,
+                    Party::Alive,
+                    asked,
+                ),
             ),
             Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
             event @ rest!(
@@ -616,15 +643,18 @@ impl Supervisor {
                 t,
                 "the successor died after Commit; awaited Active".to_owned(),
                 incumbent,
-                Party::Alive,
+                Party::Ending,
                 true,
             ),
-            Event::SuccessorClosed => self.resolve(
-                t,
-                "the successor's channel ended after Commit; awaited Active".to_owned(),
-                incumbent,
-                Party::Alive,
-                true,
+            Event::SuccessorClosed => Self::again(
+                Peer::Successor,
+                self.resolve(
+                    t,
+                    "the successor's channel ended after Commit; awaited Active".to_owned(),
+                    incumbent,
+                    Party::Alive,
+                    true,
+                ),
             ),
             Event::SuccessorRefused { why } => self.resolve(
                 t,
@@ -647,8 +677,10 @@ impl Supervisor {
             Event::Resumed { handoff, epoch } if t.is(handoff) => {
                 self.settle(t, epoch, "the incumbent took the next epoch before the successor".to_owned())
             }
+            Event::IncumbentClosed if incumbent == Party::Alive => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::RetiringSaid { .. }
             | Event::IncumbentClosed
+            | Event::IncumbentAdopted { .. }
             | Event::IncumbentProgress
             | Event::SuccessorProgress
             | Event::Healthy => Vec::new(),
@@ -658,7 +690,6 @@ impl Supervisor {
                 Abort,
                 Stop,
                 IncumbentHello,
-                IncumbentAdopted,
                 Drained,
                 SealComplete,
                 SealFailed,

@@ -1,0 +1,601 @@
+//! One move: the fact is given to the production machine, its effects are performed.
+
+use crate::hello;
+use crate::moves::{Act, Cut, Move, Who};
+use crate::perform;
+use crate::rules::{Mutant, Rules};
+use crate::world::{Finding, Inbox, Link, Mode, OpenRecord, PeerView, Proc, Running, Stream, Sup, World};
+use handoff::ids::{Digest, Epoch, HandoffId, InstanceId};
+use handoff::machine::recovery::{Found, recover};
+use handoff::machine::{Command, Effect, Ended, Hook, Input, Machine, Peer, Report, Step, Upgrade};
+use handoff::wire::{Message, Refused, Role, Stamped};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a rule says that was broken, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Broken {
+    pub(crate) rule: &'static str,
+    pub(crate) how: String,
+}
+
+pub(crate) fn broken<T>(rule: &'static str, how: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken { rule, how: how.into() })
+}
+
+/// What is seen on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Effects of the last step.
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) ended: Vec<Ended>,
+    /// Filled when `telling`.
+    pub(crate) lines: Vec<String>,
+    pub(crate) telling: bool,
+}
+
+impl Seen {
+    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
+        if self.telling {
+            self.lines.push(line());
+        }
+    }
+}
+
+pub(crate) fn digest(revision: u8) -> Digest {
+    Digest { format: 1, generation: revision.into(), shards: Vec::new() }
+}
+
+fn stop_or_kill(w: &mut World, who: Who, kill: bool) {
+    match who {
+        Who::S if kill => supervisor_dies(w),
+        Who::S => Arc::make_mut(&mut w.sup).stopped = true,
+        Who::P(n) => {
+            w.ghost.hurt |= 1 << n;
+            if kill {
+                process_dies(w, n);
+            } else if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+                live.stopped = true;
+            }
+        }
+        Who::World => {}
+    }
+}
+
+fn supervisor_dies(w: &mut World) {
+    let sup = Arc::make_mut(&mut w.sup);
+    sup.mode = Mode::Dead;
+    sup.stopped = false;
+    let generation = sup.generation;
+    for proc in &mut w.procs {
+        let proc = Arc::make_mut(proc);
+        if let Some(live) = &mut proc.live {
+            for link in live.link.iter_mut().chain(&mut live.knock) {
+                if link.generation == generation {
+                    link.stream.eof = true;
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn process_dies(w: &mut World, n: usize) {
+    let id = w.procs[n].id;
+    w.procs[n] = Arc::new(Proc { id, live: None });
+    if w.disk.lock == Some(id) {
+        w.disk_mut().lock = None;
+    }
+    let closes = |inboxes: &mut Vec<Inbox>| {
+        for inbox in inboxes.iter_mut().filter(|inbox| inbox.from == id) {
+            inbox.stream.eof = true;
+        }
+    };
+    match &mut Arc::make_mut(&mut w.sup).mode {
+        Mode::Dead => {}
+        Mode::Finding { inboxes, .. } => closes(inboxes),
+        Mode::Running(r) => closes(&mut r.inboxes),
+    }
+    for m in 0..w.procs.len() {
+        let sees = w.procs[m].live.as_ref().and_then(|l| l.peer.as_ref()).is_some_and(|p| p.id == id);
+        if sees
+            && let Some(live) = Arc::make_mut(&mut w.procs[m]).live.as_mut()
+            && let Some(stream) = live.peer.as_mut().and_then(|p| p.transfer.as_mut())
+        {
+            stream.eof = true;
+        }
+    }
+}
+
+fn power_loss(w: &mut World, keep: bool) {
+    supervisor_dies(w);
+    for n in 0..w.procs.len() {
+        w.ghost.hurt |= 1 << n;
+        if w.procs[n].live.is_some() {
+            process_dies(w, n);
+        }
+    }
+    let disk = w.disk_mut();
+    if keep {
+        disk.claims.iter_mut().for_each(|c| c.durable = true);
+    } else {
+        disk.claims.retain(|c| c.durable);
+    }
+}
+
+/// Performs one move. The effects of the step, if it was one, are in `seen`.
+pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) -> Result<World, Broken> {
+    let mut w = before.clone();
+    seen.effects.clear();
+    if mv.cut != Cut::None {
+        w.faults -= 1;
+    }
+    seen.tell(|| match mv.who {
+        Who::S => format!("S        {:?} {:?}", mv.act, mv.cut),
+        Who::P(n) => format!("P{n}       {:?} {:?}", mv.act, mv.cut),
+        Who::World => format!("world    {:?}", mv.act),
+    });
+    match (mv.who, mv.act) {
+        (Who::World, Act::Power { keep }) => power_loss(&mut w, keep),
+        (who, Act::Kill) => stop_or_kill(&mut w, who, true),
+        (who, Act::Stop) => stop_or_kill(&mut w, who, false),
+        (Who::S, Act::Cont) => Arc::make_mut(&mut w.sup).stopped = false,
+        (Who::P(n), Act::Cont) => {
+            if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+                live.stopped = false;
+            }
+        }
+        (Who::P(n), Act::Die) => process_dies(&mut w, n),
+        (Who::P(n), Act::Write) => write(&mut w, n),
+        (Who::P(n), Act::Drop) => drop_channel(&mut w, n),
+        (Who::P(n), Act::Accept) => {
+            if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+                live.link = live.knock.take();
+            }
+        }
+        (Who::S, Act::Restart) => restart(&mut w),
+        (Who::S, Act::Recover) => recovered(&mut w, seen)?,
+        (Who::S, Act::StrangersGone) => {
+            if let Some(r) = w.running_mut() {
+                r.strangers.clear();
+            }
+        }
+        (Who::S, act) => supervisor_step(&mut w, act, mv.cut, rules, seen)?,
+        (Who::P(n), act) => process_step(&mut w, n, act, mv.cut, rules, seen)?,
+        (Who::World, _) => {}
+    }
+    Ok(w)
+}
+
+fn write(w: &mut World, n: usize) {
+    let disk = w.disk_mut();
+    disk.revision += 1;
+    let revision = disk.revision;
+    if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+        live.memory = Some(revision);
+        if let Some(epoch) = live.tenure {
+            w.disk_mut().stamped = epoch;
+        }
+    }
+}
+
+fn drop_channel(w: &mut World, n: usize) {
+    w.ghost.hurt |= 1 << n;
+    let id = w.procs[n].id;
+    if let Some(link) =
+        Arc::make_mut(&mut w.procs[n]).live.as_mut().and_then(|live| live.link.as_mut())
+    {
+        link.stream.frames.clear();
+        link.stream.eof = true;
+    }
+    if let Some(r) = w.running_mut() {
+        for inbox in r.inboxes.iter_mut().filter(|inbox| inbox.from == id) {
+            inbox.stream.frames.clear();
+            inbox.stream.eof = true;
+        }
+    }
+}
+
+pub(crate) fn adopt(generation: u64) -> Stamped {
+    let message = Message::Adopt { generation };
+    Stamped { handoff: HandoffId::NIL, epoch: Epoch::ZERO, message }
+}
+
+fn restart(w: &mut World) {
+    let generation = w.sup.generation + 1;
+    let mut inboxes = Vec::new();
+    for proc in &mut w.procs {
+        let from = proc.id;
+        if let Some(live) = Arc::make_mut(proc).live.as_mut() {
+            let stream = Stream { frames: [adopt(generation)].into(), eof: false };
+            live.knock = Some(Link { generation, stream });
+            inboxes.push(Inbox { from, stream: Stream::default() });
+        }
+    }
+    w.sup = Arc::new(Sup { generation, stopped: false, mode: Mode::Finding { inboxes, found: Vec::new() } });
+}
+
+fn recovered(w: &mut World, seen: &mut Seen) -> Result<(), Broken> {
+    let generation = w.sup.generation;
+    let Mode::Finding { inboxes, found } = w.sup.mode.clone() else {
+        return broken("model", "recovers while running");
+    };
+    let instances: Vec<_> = found.iter().filter(|f| w.alive(f.id)).map(Finding::found).collect();
+    let base = crate::base(generation);
+    let open = w.disk.open.map(OpenRecord::into);
+    let recovery = recover(Found { base, generation, open, highest: w.disk.highest(), instances });
+    let empty = recovery.supervisor.state_name() == "Empty";
+    seen.tell(|| format!("         found {found:?}"));
+    seen.tell(|| format!("         begins in {}", recovery.supervisor.state_name()));
+    let mut r = Running::new(recovery.supervisor);
+    r.incumbent = recovery.incumbent;
+    r.successor = recovery.successor;
+    r.retiring = recovery.retiring;
+    r.todo = recovery.effects.into();
+    if empty {
+        r.answers.push_back(Input::Command(Command::Start));
+    }
+    for inbox in inboxes {
+        if r.name_of(inbox.from).is_some_and(|peer| !matches!(peer, Peer::Retiring(_))) {
+            r.inboxes.push(inbox);
+        }
+    }
+    for n in 0..w.procs.len() {
+        let id = w.procs[n].id;
+        if r.name_of(id).is_none()
+            && let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut()
+        {
+            live.doomed = true;
+            r.strangers.push(id);
+        }
+    }
+    Arc::make_mut(&mut w.sup).mode = Mode::Running(Box::new(r));
+    Ok(())
+}
+
+/// The fact that a move gives to the supervisor's machine.
+fn supervisor_input(w: &mut World, act: Act) -> Option<Input> {
+    let rounds = w.rounds;
+    let from = if let Act::Frame(n) | Act::Closed(n) = act { Some(w.procs[n].id) } else { None };
+    if let Mode::Finding { inboxes, found } = &mut Arc::make_mut(&mut w.sup).mode {
+        let inbox = inboxes.iter_mut().find(|inbox| Some(inbox.from) == from)?;
+        let frame = inbox.stream.frames.pop_front()?;
+        if let Message::Adopted { standing, epoch, handoff, peer } = frame.message {
+            found.push(Finding { id: inbox.from, standing, epoch, handoff, peer });
+        }
+        return None;
+    }
+    let disk = Arc::clone(&w.disk);
+    let r = w.running_mut()?;
+    Some(match act {
+        Act::Answer => r.answers.pop_front()?,
+        Act::Frame(_) => {
+            let peer = r.name_of(from?)?;
+            let inbox = r.inboxes.iter_mut().find(|inbox| Some(inbox.from) == from)?;
+            Input::Received(peer, inbox.stream.frames.pop_front()?)
+        }
+        Act::Closed(_) => {
+            let peer = r.name_of(from?)?;
+            r.inboxes.retain(|inbox| Some(inbox.from) != from);
+            Input::Closed(peer)
+        }
+        Act::Exited(peer) => {
+            let id = r.id_of(peer)?;
+            r.exit_told.insert(id);
+            Input::Exited(peer)
+        }
+        Act::Gone(peer) => {
+            r.due.remove(&peer);
+            Input::Gone(peer)
+        }
+        Act::Watched => {
+            let epoch = r.watch.take()?;
+            Input::Claimed(epoch, disk.owner(epoch))
+        }
+        Act::Upgrade => {
+            w.upgrades -= 1;
+            w.rounds += 1;
+            Input::Command(Command::Upgrade(Upgrade {
+                handoff: HandoffId(u128::from(rounds) + 1),
+                successor: InstanceId(100 + u128::from(rounds)),
+                deadline: Duration::from_secs(300),
+                drain_grace: Duration::from_secs(60),
+                freeze_budget: Duration::from_secs(2),
+            }))
+        }
+        Act::AbortOrder => Input::Command(Command::Abort),
+        Act::Expired(timer) => {
+            r.timers.remove(&timer);
+            Input::Expired(timer)
+        }
+        _ => return None,
+    })
+}
+
+fn supervisor_step(w: &mut World, act: Act, cut: Cut, rules: &Rules, seen: &mut Seen) -> Result<(), Broken> {
+    let todo = if act == Act::Continue {
+        w.running_mut().map(|r| std::mem::take(&mut r.todo)).unwrap_or_default()
+    } else {
+        let Some(input) = supervisor_input(w, act) else { return Ok(()) };
+        let Some(r) = w.running_mut() else { return Ok(()) };
+        seen.tell(|| format!("         {} <- {input:?}", r.machine.state_name()));
+        let effects = r.machine.handle(input);
+        seen.tell(|| format!("         -> {}", r.machine.state_name()));
+        perform::rewrite_supervisor(effects, rules).into()
+    };
+    seen.effects.extend(todo.iter().cloned());
+    let done = cut_at(&todo, cut);
+    for (n, effect) in todo.iter().enumerate().take(done) {
+        seen.tell(|| format!("         {effect:?}"));
+        if fails(cut, n) {
+            seen.tell(|| "         ^ FAILS".into());
+            if let Some(r) = w.running_mut() {
+                r.answers.push_back(Input::Failed(step_of(effect), String::new()));
+            }
+            return Ok(());
+        }
+        perform::supervisor(w, effect.clone(), seen)?;
+    }
+    after_cut(w, Who::S, cut, todo, done)
+}
+
+fn cut_at(todo: &VecDeque<Effect>, cut: Cut) -> usize {
+    match cut {
+        Cut::Kill(k) | Cut::Stop(k) => k,
+        Cut::None | Cut::Fail(_) | Cut::FailDone(_) => todo.len(),
+    }
+}
+
+fn fails(cut: Cut, n: usize) -> bool {
+    cut == Cut::Fail(n)
+}
+
+fn after_cut(
+    w: &mut World,
+    who: Who,
+    cut: Cut,
+    mut todo: VecDeque<Effect>,
+    done: usize,
+) -> Result<(), Broken> {
+    match cut {
+        Cut::Kill(_) => stop_or_kill(w, who, true),
+        Cut::Stop(_) => {
+            let rest = todo.split_off(done);
+            match who {
+                Who::S => {
+                    if let Some(r) = w.running_mut() {
+                        r.todo = rest;
+                    }
+                }
+                Who::P(n) => {
+                    if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+                        live.todo = rest;
+                    }
+                }
+                Who::World => {}
+            }
+            stop_or_kill(w, who, false);
+        }
+        Cut::None | Cut::Fail(_) | Cut::FailDone(_) => {}
+    }
+    Ok(())
+}
+
+pub(crate) fn step_of(effect: &Effect) -> Step {
+    match effect {
+        Effect::Propose => Step::Propose,
+        Effect::Claim(_) => Step::Claim,
+        Effect::SyncClaim(_) => Step::SyncClaim,
+        Effect::Spawn(..) => Step::Spawn,
+        Effect::Lock(_) => Step::Lock,
+        _ => Step::Persist,
+    }
+}
+
+/// The fact that a move gives to an instance's machine.
+fn process_input(w: &mut World, n: usize, act: Act, rules: &Rules) -> Option<Input> {
+    let highest = w.disk.highest();
+    let revision = w.disk.revision;
+    let stamped = w.disk.stamped;
+    let id = w.procs[n].id;
+    let live = Arc::make_mut(&mut w.procs[n]).live.as_mut()?;
+    Some(match act {
+        Act::Answer => live.answers.pop_front()?,
+        Act::Frame(_) => {
+            let frame = live.link.as_mut()?.stream.frames.pop_front()?;
+            if rules.is(Mutant::RefusesForEver)
+                && matches!(frame.message, Message::PrepareHandoff { .. })
+                && !live.handoff.is_nil()
+                && live.handoff != frame.handoff
+            {
+                let message = Message::Refused(Refused { what: 0, why: String::new() });
+                perform::to_supervisor(w, id, Stamped { message, ..frame });
+                return None;
+            }
+            match &frame.message {
+                Message::PrepareHandoff { successor, .. } if live.machine.handoff().is_none() => {
+                    live.handoff = frame.handoff;
+                    let stream = Stream { frames: VecDeque::new(), eof: !w.alive(*successor) };
+                    let live = Arc::make_mut(&mut w.procs[n]).live.as_mut()?;
+                    live.peer = Some(PeerView {
+                        id: *successor,
+                        transfer: Some(stream),
+                        exit_told: false,
+                        kill_due: false,
+                    });
+                }
+                Message::HelloAck(ack) if !frame.handoff.is_nil() => {
+                    live.handoff = frame.handoff;
+                    live.incumbent = ack.incumbent;
+                }
+                Message::Begin { .. } => w.ghost.begun |= 1 << n,
+                _ => {}
+            }
+            Input::Received(Peer::Supervisor, frame)
+        }
+        Act::Transfer => {
+            Input::Received(Peer::Successor, live.peer.as_mut()?.transfer.as_mut()?.frames.pop_front()?)
+        }
+        Act::Closed(_) => {
+            live.link = None;
+            Input::Closed(Peer::Supervisor)
+        }
+        Act::TransferClosed => {
+            live.peer.as_mut()?.transfer = None;
+            Input::Closed(Peer::Successor)
+        }
+        Act::Exited(peer) => {
+            live.peer.as_mut()?.exit_told = true;
+            Input::Exited(peer)
+        }
+        Act::Gone(peer) => {
+            live.peer.as_mut()?.kill_due = false;
+            Input::Gone(peer)
+        }
+        Act::HookFails(hook) => {
+            live.hooks.remove(&hook);
+            w.ghost.hurt |= 1 << n;
+            Input::Done(hook, Err(String::new()))
+        }
+        Act::Unhealthy => {
+            live.hooks.remove(&Hook::Open);
+            live.memory = Some(revision);
+            w.ghost.hurt |= 1 << n;
+            let report = Report::Opened { digest: digest(revision), data_epoch: stamped, healthy: false };
+            Input::Done(Hook::Open, Ok(report))
+        }
+        Act::Done(hook) => {
+            live.hooks.remove(&hook);
+            return hook_done(w, n, hook, revision, stamped);
+        }
+        Act::Locked => {
+            live.locking = None;
+            w.disk_mut().lock = Some(id);
+            Input::Locked { highest }
+        }
+        Act::LockTimeout => {
+            live.locking = None;
+            Input::Failed(Step::Lock, String::new())
+        }
+        Act::Expired(timer) => {
+            live.timers.remove(&timer);
+            Input::Expired(timer)
+        }
+        _ => return None,
+    })
+}
+
+fn hook_done(w: &mut World, n: usize, hook: Hook, revision: u8, stamped: Epoch) -> Option<Input> {
+    let live = Arc::make_mut(&mut w.procs[n]).live.as_mut()?;
+    let report = match hook {
+        Hook::Warm => Report::Warmed { loaded: String::new(), revision: 0 },
+        Hook::Open => {
+            live.memory = Some(revision);
+            Report::Opened { digest: digest(revision), data_epoch: stamped, healthy: true }
+        }
+        Hook::Receive => Report::Received { connections: live.streamed.into() },
+        Hook::Drain => Report::Drained { open: 1 },
+        Hook::Seal => {
+            // writes went on until the gate was closed
+            if let Some(epoch) = live.tenure.take() {
+                live.memory = Some(revision + 1);
+                let disk = w.disk_mut();
+                disk.revision = revision + 1;
+                disk.stamped = epoch;
+            }
+            Report::Sealed { digest: digest(w.disk.revision), connections: 1 }
+        }
+        Hook::Verify => Report::Verified { digest: digest(revision) },
+        Hook::HandOver => {
+            let successor = live.peer.as_ref().map(|p| p.id);
+            if let Some(successor) = successor.and_then(|id| w.live_mut(id)) {
+                successor.streamed = true;
+            }
+            Report::Nothing
+        }
+        Hook::Serve | Hook::Resume | Hook::Retire => Report::Nothing,
+    };
+    Some(Input::Done(hook, Ok(report)))
+}
+
+fn process_step(
+    w: &mut World,
+    n: usize,
+    act: Act,
+    cut: Cut,
+    rules: &Rules,
+    seen: &mut Seen,
+) -> Result<(), Broken> {
+    let todo: VecDeque<Effect> = if act == Act::Continue {
+        let live = Arc::make_mut(&mut w.procs[n]).live.as_mut();
+        live.map(|live| std::mem::take(&mut live.todo)).unwrap_or_default()
+    } else {
+        let Some(input) = process_input(w, n, act, rules) else { return Ok(()) };
+        let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() else { return Ok(()) };
+        seen.tell(|| format!("         {} <- {input:?}", live.machine.state_name()));
+        let effects = perform::handle(live, input, rules);
+        seen.tell(|| format!("         -> {}", live.machine.state_name()));
+        perform::rewrite_process(live, effects, rules).into()
+    };
+    seen.effects.extend(todo.iter().cloned());
+    let done = cut_at(&todo, cut);
+    for (k, effect) in todo.iter().enumerate().take(done) {
+        seen.tell(|| format!("         {effect:?}"));
+        if fails(cut, k) || cut == Cut::FailDone(k) {
+            seen.tell(|| "         ^ FAILS".into());
+            w.ghost.hurt |= 1 << n;
+            if cut == Cut::FailDone(k) {
+                perform::process(w, n, effect.clone(), rules, seen)?;
+            }
+            if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+                live.answers.clear();
+                live.answers.push_back(Input::Failed(step_of(effect), String::new()));
+            }
+            return Ok(());
+        }
+        perform::process(w, n, effect.clone(), rules, seen)?;
+        if w.procs[n].live.is_none() {
+            return Ok(());
+        }
+    }
+    after_cut(w, Who::P(n), cut, todo, done)
+}
+
+/// The world with one server that serves under epoch 1 and a supervisor that started it.
+pub(crate) fn first(rules: &Rules) -> World {
+    let machine = handoff::machine::Supervisor::new(crate::base(1), 1);
+    let mut r = Running::new(machine);
+    r.answers.push_back(Input::Command(Command::Start));
+    World {
+        sup: Arc::new(Sup { generation: 1, stopped: false, mode: Mode::Running(Box::new(r)) }),
+        procs: Vec::new(),
+        disk: Arc::new(crate::world::Disk {
+            claims: Vec::new(),
+            proposals: Default::default(),
+            lock: None,
+            revision: 0,
+            stamped: Epoch::ZERO,
+            open: None,
+        }),
+        faults: rules.faults,
+        upgrades: rules.upgrades,
+        rounds: 0,
+        ghost: crate::world::Ghost {
+            last: (Epoch::ZERO, InstanceId::NIL),
+            hurt: 0,
+            begun: 0,
+            served: 0,
+        },
+    }
+}
+
+pub(crate) fn spawn(w: &mut World, id: InstanceId, successor: bool) {
+    let generation = w.sup.generation;
+    let epoch = w.disk.highest().map_or(Epoch::ZERO, |(epoch, _)| epoch);
+    let machine = if successor {
+        handoff::machine::Instance::successor(hello(id, Role::Successor, epoch))
+    } else {
+        handoff::machine::Instance::cold(hello(id, Role::Cold, epoch))
+    };
+    w.procs.push(Arc::new(Proc { id, live: Some(crate::world::Live::new(machine, generation)) }));
+}

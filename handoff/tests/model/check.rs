@@ -1,0 +1,278 @@
+//! What must hold in every state, at every end, and what must have been seen.
+
+use crate::apply::{Broken, Seen, apply, broken};
+use crate::explore::Set;
+use crate::moves::{Act, Move, Who, moves};
+use crate::rules::Rules;
+use crate::world::{Mode, World, fingerprint};
+use handoff::ids::{Epoch, HandoffId, InstanceId};
+use handoff::machine::{Effect, Hook, Input, Machine, Outcome, Peer, Timer};
+use handoff::wire::{Message, Stamped, Standing};
+
+/// What was judged before, by hash.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    instances: Set,
+    supervisors: Set,
+    upgrades: Set,
+}
+
+/// The interesting ends, each of which must have been reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(crate) committed: bool,
+    pub(crate) resumed_before_seal: bool,
+    pub(crate) resumed_by_claim: bool,
+    pub(crate) reclaimed: bool,
+    pub(crate) cold_start_old: bool,
+    pub(crate) cold_start_new: bool,
+    pub(crate) adopted_active_successor: bool,
+    pub(crate) self_commit: bool,
+    pub(crate) waits_for_hung_successor: bool,
+}
+
+pub(crate) fn describe(w: &World) -> String {
+    let mut text = match &w.sup.mode {
+        Mode::Dead => "S dead".to_owned(),
+        Mode::Finding { .. } => "S finding".to_owned(),
+        Mode::Running(r) => format!(
+            "S {} todo {} answers {:?} timers {:?} inc {:?} suc {:?} ret {:?} due {:?} strangers {:?}",
+            r.machine.state_name(),
+            r.todo.len(),
+            r.answers,
+            r.timers,
+            r.incumbent,
+            r.successor,
+            r.retiring,
+            r.due,
+            r.strangers
+        ),
+    };
+    if w.sup.stopped {
+        text += " (stopped)";
+    }
+    for (n, p) in w.procs.iter().enumerate() {
+        match &p.live {
+            None => text += &format!("\n  P{n} {} dead", p.id),
+            Some(l) => {
+                text += &format!(
+                    "\n  P{n} {} {} {}tenure {:?} hooks {:?} timers {:?} locking {:?} memory {:?}",
+                    p.id,
+                    l.machine.state_name(),
+                    if l.stopped { "(stopped) " } else { "" },
+                    l.tenure,
+                    l.hooks,
+                    l.timers,
+                    l.locking,
+                    l.memory
+                );
+            }
+        }
+    }
+    text + &format!("\n  {:?}", w.disk)
+}
+
+/// Goes on without faults until nothing happens any more: one fair schedule of many.
+pub(crate) fn settle(mut w: World, rules: &Rules) -> Result<World, Broken> {
+    let mut seen = Seen::default();
+    for _ in 0..1000 {
+        let list = moves(&w, rules);
+        let restart = list.lazy.iter().find(|mv| mv.act == Act::Restart);
+        let Some(mv) = list.eager.first().or(list.timers.first()).or(restart) else { return Ok(w) };
+        w = apply(&w, *mv, rules, &mut seen)?;
+    }
+    broken("L1", format!("1000 steps and no end: {}", describe(&w)))
+}
+
+/// L1 and L2: nothing happens any more, and it is a good end.
+pub(crate) fn terminal(w: &World, rules: &Rules) -> Result<(), Broken> {
+    let live: Vec<_> = w.procs.iter().filter_map(|p| p.live.as_ref().map(|l| (p.id, l))).collect();
+    let serving: Vec<_> = live.iter().filter(|(_, l)| l.tenure.is_some()).collect();
+    let bad = |rule, what: &str| broken(rule, format!("{what}: {}", describe(w)));
+    let gone = matches!(w.sup.mode, Mode::Dead) || w.sup.stopped;
+    if gone {
+        if live.iter().any(|(_, l)| l.stopped) {
+            return Ok(());
+        }
+        if serving.len() == 1 && live.len() == 1 {
+            return Ok(());
+        }
+        if !live.is_empty() {
+            return bad("L2", "S is gone and not exactly one server serves");
+        }
+        let unhurt = |n: usize| w.ghost.hurt & (1 << n) == 0;
+        let successor_began = w.ghost.begun != 0;
+        let successor_served = (1..w.procs.len()).any(|n| w.ghost.served & (1 << n) != 0);
+        if unhurt(0) && !successor_served {
+            return bad("L2", "S is gone, O was healthy, N never served: nobody serves");
+        }
+        if successor_began && (1..w.procs.len()).any(|n| w.ghost.begun & (1 << n) != 0 && unhurt(n)) {
+            return bad("L2", "S is gone, N was healthy and told Begin: nobody serves");
+        }
+        return Ok(());
+    }
+    let Some(r) = w.running() else { return bad("L1", "S finds for ever") };
+    let [(id, l)] = live.as_slice() else { return bad("L1", "not exactly one server is left") };
+    if !l.stopped && (l.tenure.is_none() || l.machine.standing() != Standing::Active) {
+        return bad("L1", "the only server does not serve");
+    }
+    if r.machine.handoff().is_some() || !r.machine.upgrade_possible() {
+        return bad("L1", "S is not ready for the next upgrade");
+    }
+    if r.machine.serving().map(|(id, _)| id) != Some(*id) {
+        return bad("L1", "S believes that another one serves");
+    }
+    if !l.stopped && r.machine.serving().map(|(_, epoch)| epoch) != l.tenure {
+        return bad("L1", "S has another epoch in mind");
+    }
+    if w.disk.open.is_some() {
+        return bad("L1", "the journal shows an open handoff");
+    }
+    let _ = rules;
+    Ok(())
+}
+
+/// L4: an upgrade without faults commits.
+pub(crate) fn next_upgrade(w: &World, rules: &Rules, checked: &mut Checked) -> Result<(), Broken> {
+    if w.running().is_none() || w.sup.stopped || w.procs.iter().any(|p| stopped(p)) {
+        return Ok(());
+    }
+    let mut w = World { faults: 0, upgrades: 1, ..w.clone() };
+    if !checked.upgrades.insert(w.fingerprint()) {
+        return Ok(());
+    }
+    w.rounds += 1;
+    let successor = InstanceId(100 + u128::from(w.rounds));
+    let end = settle(w, rules)?;
+    let serves = end.running().and_then(|r| r.machine.serving()).map(|(id, _)| id);
+    if serves != Some(successor) {
+        return broken("L4", format!("the next upgrade did not commit: {}", describe(&end)));
+    }
+    Ok(())
+}
+
+fn stopped(p: &crate::world::Proc) -> bool {
+    p.live.as_ref().is_some_and(|l| l.stopped)
+}
+
+fn stale(handoff: u128, epoch: u64, message: Message) -> Stamped {
+    Stamped { handoff: HandoffId(handoff), epoch: Epoch(epoch), message }
+}
+
+/// I8, and that the machines themselves agree with what the world allows. Each distinct machine once.
+pub(crate) fn machines(w: &World, checked: &mut Checked) -> Result<(), Broken> {
+    for p in &w.procs {
+        let Some(l) = &p.live else { continue };
+        if l.machine.serves() && l.tenure.is_none() && l.todo.is_empty() && l.answers.is_empty() {
+            return broken("serves", format!("{} says it serves in {}", p.id, l.machine.state_name()));
+        }
+        if !checked.instances.insert(fingerprint(&l.machine)) {
+            continue;
+        }
+        for message in [
+            Message::SealRequest,
+            Message::Commit,
+            Message::Begin { digest: None },
+            Message::Abort { reason: String::new() },
+            Message::Retire { grace_ms: 1 },
+        ] {
+            // of another handoff, and of another epoch
+            let own = l.machine.handoff().map_or(77, |h| h.0);
+            for (handoff, epoch) in [(77, l.machine.epoch().0), (own, 55)] {
+                // a retiring server knows its handoff by its id alone, and only Retire and Resolve count there
+                let frame = stale(handoff, epoch, message.clone());
+                let mut machine = l.machine.clone();
+                let effects = machine.handle(Input::Received(Peer::Supervisor, frame));
+                let harmless = effects.iter().all(|e| match e {
+                    Effect::Send(Peer::Supervisor, f) => matches!(f.message, Message::Refused(_)),
+                    _ => false,
+                });
+                if machine != l.machine || !harmless {
+                    return broken(
+                        "I8",
+                        format!("{} on stale {}: {effects:?}", l.machine.state_name(), message.name()),
+                    );
+                }
+            }
+        }
+        let started = stale(77, l.machine.epoch().0, Message::Started);
+        let mut machine = l.machine.clone();
+        let effects = machine.handle(Input::Received(Peer::Successor, started));
+        if machine != l.machine || !effects.is_empty() {
+            return broken("I8", format!("{} on a stale Started", l.machine.state_name()));
+        }
+    }
+    if let Some(r) = w.running()
+        && checked.supervisors.insert(fingerprint(&r.machine))
+    {
+        for (peer, message) in [
+            (Peer::Incumbent, Message::Drained { open: 0 }),
+            (Peer::Incumbent, Message::SealComplete { digest: crate::apply::digest(1), connections: 1 }),
+            (Peer::Incumbent, Message::SealFailed { error: String::new() }),
+            (Peer::Incumbent, Message::Resumed { epoch: Epoch(1) }),
+            (Peer::Incumbent, Message::Retiring),
+            (Peer::Successor, Message::Warmed { loaded: String::new(), revision: 0 }),
+            (
+                Peer::Successor,
+                Message::Ready {
+                    digest: Some(crate::apply::digest(1)),
+                    listeners: Vec::new(),
+                    healthy: true,
+                    connections: 1,
+                },
+            ),
+            (Peer::Successor, Message::Active { epoch: Epoch(2) }),
+        ] {
+            let mut machine = r.machine.clone();
+            let name = message.name();
+            let effects = machine.handle(Input::Received(peer, stale(77, 1, message)));
+            if machine != r.machine || !effects.is_empty() {
+                return broken("I8", format!("{} on a stale {name}: {effects:?}", r.machine.state_name()));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reached: &mut Reached) {
+    reached.committed |= seen.ended.iter().any(|e| e.outcome == Outcome::Committed);
+    match mv.who {
+        Who::P(n) => {
+            let Some(l) = &after.procs[n].live else { return };
+            for effect in &seen.effects {
+                match effect {
+                    Effect::Call(Hook::Resume) => {
+                        let steps = l.machine.tenure().0 - l.machine.epoch().0;
+                        reached.resumed_before_seal |= steps == 0;
+                        reached.resumed_by_claim |= steps == 1;
+                        reached.reclaimed |= steps == 2;
+                    }
+                    Effect::Claim(_) => {
+                        reached.self_commit |= mv.act == Act::Expired(Timer::SelfCommit)
+                            && matches!(after.sup.mode, Mode::Dead);
+                    }
+                    _ => {}
+                }
+            }
+            if l.locking == Some(false) {
+                let holder = after.disk.lock.and_then(|id| after.live(id));
+                reached.waits_for_hung_successor |= holder.is_some_and(|h| h.stopped);
+            }
+        }
+        Who::S => {
+            let successor = |id: InstanceId| id.0 >= 100 && id.0 < 1 << 20;
+            if seen.effects.iter().any(|e| matches!(e, Effect::Spawn(Peer::Incumbent, _))) {
+                let owner = before.disk.highest().map(|(_, owner)| owner);
+                reached.cold_start_new |= owner.is_some_and(successor);
+                reached.cold_start_old |= owner.is_some_and(|id| !successor(id));
+            }
+            if mv.act == Act::Recover
+                && let Some(r) = after.running()
+            {
+                reached.adopted_active_successor |=
+                    r.machine.upgrade_possible() && r.incumbent.is_some_and(successor);
+            }
+        }
+        Who::World => {}
+    }
+}

@@ -1,0 +1,477 @@
+//! Effects, performed on the small world, and the rewriting that makes a mutant.
+
+use crate::apply::{Broken, Seen, adopt, broken, process_dies, spawn};
+use crate::rules::{Mutant, Rules};
+use crate::world::{ClaimFile, Inbox, Link, Live, Mode, OpenRecord, Stream, World};
+use handoff::ids::{Epoch, HandoffId, InstanceId};
+use handoff::journal::Record;
+use handoff::machine::{Effect, Ended, Hook, Input, Machine, Outcome, Peer, Timer};
+use handoff::wire::{Message, Stamped};
+use std::sync::Arc;
+
+/// The machine's step, with what a mutant does to it.
+pub(crate) fn handle(live: &mut Live, input: Input, rules: &Rules) -> Vec<Effect> {
+    let claimed_by_peer = match &input {
+        Input::Claimed(_, Some(owner)) => live.peer.as_ref().is_some_and(|p| p.id == *owner),
+        _ => false,
+    };
+    let open = live.machine.handoff();
+    let base = live.machine.epoch();
+    let mut effects = live.machine.handle(input);
+    if rules.is(Mutant::LeaveAtClaim)
+        && claimed_by_peer
+        && let Some(handoff) = open
+    {
+        let started = Stamped { handoff, epoch: base, message: Message::Started };
+        effects.extend(live.machine.handle(Input::Received(Peer::Successor, started)));
+    }
+    effects
+}
+
+pub(crate) fn rewrite_process(live: &Live, effects: Vec<Effect>, rules: &Rules) -> Vec<Effect> {
+    let Some(mutant) = rules.mutant else { return effects };
+    let mut out: Vec<Effect> = Vec::new();
+    let mut started = None;
+    for effect in effects {
+        match (&effect, mutant) {
+            (Effect::SyncClaim(_), Mutant::ClaimNotSynced) if live.machine.letter() == "N" => {}
+            (Effect::Arm(Timer::Started, _), Mutant::NoStartTimer)
+            | (Effect::Arm(Timer::Lease, _), Mutant::NoLease) => {}
+            (Effect::Send(Peer::Incumbent, frame), Mutant::StartedAfterServing)
+                if frame.message == Message::Started =>
+            {
+                started = Some(effect);
+            }
+            _ => out.push(effect),
+        }
+    }
+    out.extend(started);
+    out
+}
+
+pub(crate) fn rewrite_supervisor(effects: Vec<Effect>, rules: &Rules) -> Vec<Effect> {
+    if !rules.is(Mutant::KillBeforeArbitration) {
+        return effects;
+    }
+    effects
+        .into_iter()
+        .flat_map(|effect| match &effect {
+            Effect::Send(Peer::Incumbent, frame) if frame.message == Message::Resolve => {
+                vec![Effect::Kill(Peer::Successor), effect]
+            }
+            _ => vec![effect],
+        })
+        .collect()
+}
+
+fn to_instance(w: &mut World, id: InstanceId, frame: Stamped) {
+    let generation = w.sup.generation;
+    if let Some(live) = w.live_mut(id)
+        && let Some(link) =
+            live.knock.iter_mut().chain(&mut live.link).find(|link| link.generation == generation)
+        && !link.stream.eof
+    {
+        link.stream.frames.push_back(frame);
+    }
+}
+
+pub(crate) fn to_supervisor(w: &mut World, id: InstanceId, frame: Stamped) {
+    let generation = w.sup.generation;
+    let linked = w.live(id).and_then(|l| l.link.as_ref());
+    if linked.is_none_or(|link| link.generation != generation) {
+        return;
+    }
+    match &mut Arc::make_mut(&mut w.sup).mode {
+        Mode::Dead => {}
+        Mode::Finding { inboxes, .. } => push(inboxes, id, frame),
+        Mode::Running(r) => push(&mut r.inboxes, id, frame),
+    }
+}
+
+fn push(inboxes: &mut [Inbox], id: InstanceId, frame: Stamped) {
+    if let Some(inbox) = inboxes.iter_mut().find(|inbox| inbox.from == id && !inbox.stream.eof) {
+        inbox.stream.frames.push_back(frame);
+    }
+}
+
+fn doom(w: &mut World, id: InstanceId) {
+    if let Some(live) = w.live_mut(id) {
+        live.doomed = true;
+    }
+}
+
+pub(crate) fn supervisor(w: &mut World, effect: Effect, seen: &mut Seen) -> Result<(), Broken> {
+    let Some(r) = w.running() else { return Ok(()) };
+    match effect {
+        Effect::Persist(record) => journal(w, &record),
+        Effect::ReadClaim(epoch) => {
+            let owner = w.disk.owner(epoch);
+            if let Some(r) = w.running_mut() {
+                r.answers.push_back(Input::Claimed(epoch, owner));
+            }
+        }
+        Effect::WatchClaim(epoch) => {
+            let owner = w.disk.owner(epoch);
+            if let Some(r) = w.running_mut() {
+                match owner {
+                    Some(_) => r.answers.push_back(Input::Claimed(epoch, owner)),
+                    None => r.watch = Some(epoch),
+                }
+            }
+        }
+        Effect::Send(peer, frame) => {
+            if let Some(id) = r.id_of(peer) {
+                to_instance(w, id, frame);
+            }
+        }
+        Effect::Forget(peer) => forget(w, peer),
+        Effect::Reconnect(peer) => {
+            let generation = w.sup.generation;
+            if let Some(id) = r.id_of(peer)
+                && let Some(live) = w.live_mut(id)
+            {
+                let stream = Stream { frames: [adopt(generation)].into(), eof: false };
+                live.knock = Some(Link { generation, stream });
+                if let Some(link) = &mut live.link
+                    && link.generation == generation
+                {
+                    link.stream.eof = true;
+                }
+                if let Some(r) = w.running_mut() {
+                    r.inboxes.retain(|inbox| inbox.from != id);
+                    r.inboxes.push(Inbox { from: id, stream: Stream::default() });
+                }
+            }
+        }
+        // a server that has served for long only makes earlier crashes forgotten
+        Effect::Arm(Timer::Healthy, _) => {}
+        Effect::Arm(timer, _) => drop(w.running_mut().map(|r| r.timers.insert(timer))),
+        Effect::Disarm(timer) => drop(w.running_mut().map(|r| r.timers.remove(&timer))),
+        Effect::Spawn(peer, id) => {
+            spawn(w, id, peer == Peer::Successor);
+            if let Some(r) = w.running_mut() {
+                let slot = if peer == Peer::Successor { &mut r.successor } else { &mut r.incumbent };
+                if let Some(old) = slot.replace(id) {
+                    return broken("model", format!("{} still names {old}", peer.name()));
+                }
+                r.inboxes.push(Inbox { from: id, stream: Stream::default() });
+            }
+        }
+        Effect::Kill(peer) | Effect::Terminate(peer) => {
+            let id = r.id_of(peer);
+            if let Some(id) = id {
+                doom(w, id);
+            }
+            if let Some(r) = w.running_mut() {
+                match id {
+                    Some(_) => drop(r.due.insert(peer)),
+                    None => r.answers.push_back(Input::Gone(peer)),
+                }
+            }
+        }
+        Effect::Promote => {
+            if let Some(r) = w.running_mut() {
+                if let Some(old) = r.incumbent.take() {
+                    r.retiring.push(old);
+                    if r.due.remove(&Peer::Incumbent) {
+                        r.due.insert(Peer::Retiring(old));
+                    }
+                    r.inboxes.retain(|inbox| inbox.from != old);
+                }
+                if r.due.remove(&Peer::Successor) {
+                    r.due.insert(Peer::Incumbent);
+                }
+                r.incumbent = r.successor.take();
+            }
+        }
+        Effect::Report(ended) => {
+            check_ended(w, &ended)?;
+            seen.ended.push(ended);
+        }
+        Effect::Finish(_)
+        | Effect::Propose
+        | Effect::Claim(_)
+        | Effect::SyncClaim(_)
+        | Effect::Lock(_)
+        | Effect::Unlock
+        | Effect::Call(_)
+        | Effect::Cancel(_)
+        | Effect::CloseParked
+        | Effect::Tidy => return broken("model", format!("S orders {effect:?}")),
+    }
+    Ok(())
+}
+
+fn journal(w: &mut World, record: &Record) {
+    match record {
+        Record::Intent { handoff, incumbent, successor, epoch } => {
+            w.disk_mut().open = Some(OpenRecord {
+                handoff: *handoff,
+                incumbent: *incumbent,
+                successor: *successor,
+                epoch: *epoch,
+            });
+        }
+        Record::Ended { handoff, .. } => {
+            if w.disk.open.is_some_and(|open| open.handoff == *handoff) {
+                w.disk_mut().open = None;
+            }
+        }
+        Record::Generation { .. }
+        | Record::SealRequested { .. }
+        | Record::Resolving { .. }
+        | Record::ColdStart { .. }
+        | Record::Serving { .. }
+        | Record::Stopped
+        | Record::Report { .. } => {}
+    }
+}
+
+fn forget(w: &mut World, peer: Peer) {
+    let generation = w.sup.generation;
+    let Some(r) = w.running_mut() else { return };
+    r.due.remove(&peer);
+    let Some(id) = r.id_of(peer) else { return };
+    r.inboxes.retain(|inbox| inbox.from != id);
+    r.exit_told.remove(&id);
+    match peer {
+        Peer::Incumbent => r.incumbent = None,
+        Peer::Successor => r.successor = None,
+        Peer::Retiring(id) => r.retiring.retain(|other| *other != id),
+        Peer::Supervisor => {}
+    }
+    if let Some(live) = w.live_mut(id) {
+        for link in live.link.iter_mut().chain(&mut live.knock) {
+            if link.generation == generation {
+                link.stream.eof = true;
+            }
+        }
+    }
+}
+
+/// I7, and that the report is true.
+fn check_ended(w: &World, ended: &Ended) -> Result<(), Broken> {
+    let round = ended.handoff.0 - 1;
+    let successor = InstanceId(100 + round);
+    match ended.outcome {
+        Outcome::Aborted | Outcome::Reclaimed | Outcome::PreflightFailed | Outcome::ColdStarted => {
+            if w.alive(successor) {
+                return broken("I7", format!("{ended:?} is reported and the successor lives"));
+            }
+        }
+        Outcome::Committed => {
+            if w.disk.owner(ended.epoch) != Some(successor) {
+                return broken("report", format!("{ended:?} and the claim does not name the successor"));
+            }
+        }
+        Outcome::Unknown => {}
+    }
+    Ok(())
+}
+
+fn key(w: &World, n: usize) -> (HandoffId, InstanceId) {
+    let id = w.procs[n].id;
+    let handoff = w.procs[n].live.as_ref().and_then(|l| l.machine.handoff()).unwrap_or(HandoffId::NIL);
+    (handoff, id)
+}
+
+pub(crate) fn process(
+    w: &mut World,
+    n: usize,
+    effect: Effect,
+    rules: &Rules,
+    seen: &mut Seen,
+) -> Result<(), Broken> {
+    let id = w.procs[n].id;
+    match effect {
+        Effect::Propose => {
+            let key = key(w, n);
+            w.disk_mut().proposals.insert(key);
+        }
+        Effect::Claim(epoch) => claim(w, n, epoch, rules),
+        Effect::ReadClaim(epoch) => {
+            let owner = w.disk.owner(epoch);
+            answer(w, n, Input::Claimed(epoch, owner));
+        }
+        Effect::SyncClaim(epoch) => {
+            for claim in w.disk_mut().claims.iter_mut().filter(|c| c.epoch == epoch) {
+                claim.durable = true;
+            }
+        }
+        Effect::Send(Peer::Supervisor, frame) => to_supervisor(w, id, frame),
+        Effect::Send(Peer::Incumbent, frame) => {
+            let incumbent = w.live(id).map(|l| l.incumbent);
+            if let Some(view) = incumbent.and_then(|o| w.live_mut(o)).and_then(|o| o.peer.as_mut())
+                && view.id == id
+                && let Some(stream) = &mut view.transfer
+            {
+                stream.frames.push_back(frame);
+                if rules.is(Mutant::ChannelNotDrained) {
+                    stream.frames.clear();
+                }
+            }
+        }
+        Effect::Send(Peer::Successor | Peer::Retiring(_), _) => {
+            return broken("model", format!("an instance sends {effect:?}"));
+        }
+        Effect::Forget(Peer::Successor) => {
+            if let Some(live) = w.live_mut(id) {
+                live.peer = None;
+            }
+        }
+        Effect::Forget(Peer::Incumbent) => {
+            let incumbent = w.live(id).map(|l| l.incumbent);
+            if let Some(view) = incumbent.and_then(|o| w.live_mut(o)).and_then(|o| o.peer.as_mut())
+                && view.id == id
+                && let Some(stream) = &mut view.transfer
+            {
+                stream.eof = true;
+            }
+        }
+        Effect::Kill(Peer::Successor) => {
+            let peer = w.live_mut(id).and_then(|l| l.peer.as_mut()).map(|peer| {
+                peer.kill_due = true;
+                peer.id
+            });
+            match peer {
+                Some(peer) => doom(w, peer),
+                None => answer(w, n, Input::Gone(Peer::Successor)),
+            }
+        }
+        Effect::Arm(timer, _) => drop(w.live_mut(id).map(|l| l.timers.insert(timer))),
+        Effect::Disarm(timer) => drop(w.live_mut(id).map(|l| l.timers.remove(&timer))),
+        Effect::Lock(patience) => {
+            if w.disk.lock == Some(id) {
+                let highest = w.disk.highest();
+                answer(w, n, Input::Locked { highest });
+            } else if matches!(rules.mutant, Some(Mutant::LockIgnored | Mutant::LockAndClaimIgnored)) {
+                answer(w, n, Input::Locked { highest: None });
+            } else if let Some(live) = w.live_mut(id) {
+                live.locking = Some(patience.is_some());
+            }
+        }
+        Effect::Unlock => {
+            if w.disk.lock == Some(id) {
+                w.disk_mut().lock = None;
+            }
+        }
+        Effect::Call(hook) => call(w, n, hook, rules)?,
+        Effect::Cancel(hook) => drop(w.live_mut(id).map(|l| l.hooks.remove(&hook))),
+        Effect::CloseParked => {}
+        Effect::Tidy => tidy(w, n),
+        Effect::Finish(ending) => {
+            seen.tell(|| format!("         ends: {ending:?}"));
+            process_dies(w, n);
+        }
+        Effect::Forget(_)
+        | Effect::Kill(_)
+        | Effect::Terminate(_)
+        | Effect::Reconnect(_)
+        | Effect::Persist(_)
+        | Effect::WatchClaim(_)
+        | Effect::Spawn(..)
+        | Effect::Promote
+        | Effect::Report(_) => return broken("model", format!("an instance orders {effect:?}")),
+    }
+    Ok(())
+}
+
+fn answer(w: &mut World, n: usize, input: Input) {
+    if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+        live.answers.push_back(input);
+    }
+}
+
+fn claim(w: &mut World, n: usize, epoch: Epoch, rules: &Rules) {
+    let (handoff, me) = key(w, n);
+    let ignored = match rules.mutant {
+        Some(Mutant::ClaimIgnored | Mutant::LockAndClaimIgnored) => true,
+        Some(Mutant::ResumeWithoutClaim) => {
+            w.live(me).is_some_and(|l| l.peer.is_some() && epoch == l.machine.epoch().next())
+        }
+        Some(Mutant::ReclaimWithoutClaim) => {
+            w.live(me).is_some_and(|l| l.peer.is_some() && epoch > l.machine.epoch().next())
+        }
+        _ => false,
+    };
+    if ignored {
+        return answer(w, n, Input::Claimed(epoch, Some(me)));
+    }
+    if w.disk.owner(epoch).is_none() && w.disk.proposals.contains(&(handoff, me)) {
+        w.disk_mut().claims.push(ClaimFile { epoch, owner: me, handoff, durable: false });
+    }
+    let owner = w.disk.owner(epoch);
+    answer(w, n, Input::Claimed(epoch, owner));
+}
+
+fn tidy(w: &mut World, n: usize) {
+    let mut last = w.procs[n].live.as_ref().map_or(HandoffId::NIL, |l| l.handoff);
+    let mut claims = w.disk.claims.clone();
+    claims.sort_by_key(|c| std::cmp::Reverse(c.epoch));
+    for claim in claims.iter().take(2) {
+        last = last.max(claim.handoff);
+    }
+    w.disk_mut().proposals.retain(|(handoff, _)| !handoff.is_nil() && *handoff > last);
+}
+
+fn call(w: &mut World, n: usize, hook: Hook, rules: &Rules) -> Result<(), Broken> {
+    let id = w.procs[n].id;
+    let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() else { return Ok(()) };
+    live.hooks.insert(hook);
+    if matches!(hook, Hook::Serve | Hook::Resume) {
+        let epoch = live.machine.tenure();
+        begin_tenure(w, n, id, epoch, hook, rules)?;
+    }
+    Ok(())
+}
+
+/// From here on it may acknowledge writes.
+fn begin_tenure(
+    w: &mut World,
+    n: usize,
+    id: InstanceId,
+    epoch: Epoch,
+    hook: Hook,
+    rules: &Rules,
+) -> Result<(), Broken> {
+    let fences = !matches!(
+        rules.mutant,
+        Some(Mutant::LockIgnored | Mutant::ClaimIgnored | Mutant::LockAndClaimIgnored)
+    );
+    if fences {
+        match w.disk.claim(epoch) {
+            Some(claim) if claim.owner == id && claim.durable => {}
+            Some(claim) => return broken("I4", format!("{id} serves under epoch {epoch} with {claim:?}")),
+            None => return broken("I4", format!("{id} serves under epoch {epoch} without a claim")),
+        }
+        let (last, owner) = w.ghost.last;
+        if epoch < last || (epoch == last && owner != id) {
+            return broken("I4", format!("{id} serves under epoch {epoch} after {last} of {owner}"));
+        }
+        if w.disk.lock != Some(id) {
+            return broken("fence", format!("{id} serves and owner.lock is {:?}", w.disk.lock));
+        }
+    }
+    w.ghost.last = (epoch, id);
+    let revision = w.disk.revision;
+    let Some(live) = w.live(id) else { return Ok(()) };
+    if live.memory != Some(revision) {
+        return broken("I2", format!("{id} serves with revision {:?}, the disk has {revision}", live.memory));
+    }
+    if let (Hook::Resume, Some(peer)) = (hook, &live.peer)
+        && let Some(m) = w.index(peer.id)
+        && w.ghost.served & (1 << m) != 0
+    {
+        return broken("connections", "O resumes with connections that N may have read from".to_owned());
+    }
+    w.ghost.served |= 1 << n;
+    for other in &w.procs {
+        if other.id != id && other.live.as_ref().is_some_and(|l| l.tenure.is_some()) {
+            return broken("I1", format!("{id} and {} may both acknowledge writes", other.id));
+        }
+    }
+    if let Some(live) = w.live_mut(id) {
+        live.tenure = Some(epoch);
+    }
+    Ok(())
+}
