@@ -20,10 +20,17 @@ pub struct Tenure {
     pub(super) instance: InstanceId,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) listeners: Vec<(ListenerName, Arc<OwnedFd>)>,
+    pub(super) connection_format: u32,
     pub(super) gate: Gate,
 }
 
 impl Tenure {
+    /// The format of the parked connections that come with this tenure; 0 when there are none.
+    #[must_use]
+    pub fn connection_format(&self) -> u32 {
+        self.connection_format
+    }
+
     /// The epoch: the fencing token to write into each log record.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

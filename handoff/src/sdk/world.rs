@@ -280,6 +280,11 @@ impl InstanceWorld {
             instance: self.me(),
             data_dir: self.data_dir.clone(),
             listeners: self.listeners.clone(),
+            connection_format: match self.takeover.as_ref() {
+                // its own, taken back
+                Some(takeover) => takeover.connection_format.unwrap_or(0),
+                None => self.connection_format,
+            },
             gate: self.gate.clone(),
         }
     }
