@@ -163,6 +163,23 @@ pub(super) fn receive(
     Ok(arrived)
 }
 
+/// A copy of a descriptor of another process, which may be stopped (pidfd_getfd(2)). Close-on-exec.
+///
+/// # Errors
+/// `EBADF` when it has no such descriptor, `EPERM` when this process may not trace it.
+pub fn copy_from(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes three numbers and no pointer.
+    #[expect(unsafe_code, reason = "neither nix nor libc wraps the call")]
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+    let number = match RawFd::try_from(result) {
+        Ok(number) if number >= 0 => number,
+        _ => return Err(io::Error::last_os_error()),
+    };
+    // SAFETY: the kernel made this descriptor for this call, and nobody else knows it.
+    #[expect(unsafe_code, reason = "neither nix nor libc wraps the call")]
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// `TCP_INFO` of a socket, as far as this kernel fills it.
 pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info is integers only: all zero is a value of it.
@@ -181,7 +198,7 @@ pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::IntoRawFd;
+    use std::os::fd::{AsFd as _, IntoRawFd};
 
     #[test]
     fn a_descriptor_is_taken_once_and_only_when_it_passes() {
@@ -193,6 +210,21 @@ mod tests {
         assert_eq!(flags, FdFlag::FD_CLOEXEC.bits());
         let again = take_inherited(number, |_| Ok(())).expect_err("taken before");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_descriptor_of_another_process_is_copied() {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat");
+        let pidfd = processkit::pidfd_open(child.id()).expect("a pidfd");
+        let copy = copy_from(pidfd.as_fd(), 0);
+        let missing = copy_from(pidfd.as_fd(), 1_000_000).expect_err("not open");
+        child.stdin.take().expect("piped").write_all(b"x").expect("written");
+        child.wait().expect("ended");
+        assert_eq!(missing.raw_os_error(), Some(libc::EBADF));
+        let flags = fcntl(copy.expect("its standard input"), FcntlArg::F_GETFD).expect("open");
+        assert_eq!(flags, FdFlag::FD_CLOEXEC.bits());
     }
 
     #[test]

@@ -52,22 +52,28 @@ pub(super) struct Adoptee {
     pub(super) lineage: Option<LineageLock>,
 }
 
-/// Connects to every control socket; those of the dead are removed.
-pub(super) async fn meet(ctl: &Dir, patience: Duration) -> Vec<Met> {
+/// Whose control sockets there are. What else a supervisor that died left, half-bound sockets, is removed.
+pub(super) fn known(ctl: &Dir) -> Vec<InstanceId> {
     let names = ctl.list().unwrap_or_else(|error| {
         tracing::warn!(%error, "control sockets");
         Vec::new()
     });
-    let mut visits = JoinSet::new();
-    for name in names {
-        match name.strip_suffix(".sock").and_then(InstanceId::parse) {
-            Some(id) => {
-                let path = ctl.join(&name);
-                visits.spawn(async move { (id, visit(id, &path, patience).await) });
-            }
-            // half-bound sockets and whatever else a supervisor that died left
-            None => drop(ctl.unlink_if_there(&name)),
+    let id_of = |name: &String| {
+        let id = name.strip_suffix(".sock").and_then(InstanceId::parse);
+        if id.is_none() {
+            drop(ctl.unlink_if_there(name));
         }
+        id
+    };
+    names.iter().filter_map(id_of).collect()
+}
+
+/// Connects to these instances; the sockets of the dead are removed.
+pub(super) async fn meet(ctl: &Dir, ids: &[InstanceId], patience: Duration) -> Vec<Met> {
+    let mut visits = JoinSet::new();
+    for id in ids.iter().copied() {
+        let path = ctl.join(&control_name(id));
+        visits.spawn(async move { (id, visit(id, &path, patience).await) });
     }
     let mut met = Vec::new();
     while let Some(visit) = visits.join_next().await {

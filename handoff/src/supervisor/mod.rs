@@ -9,7 +9,8 @@
 //! | `ask` | orders of the face and of operators, and their answers |
 //! | `launch`, `spawn` | from a build to a process |
 //! | `instance` | one process: channel, pidfd, container |
-//! | `adopt` | finding what an earlier supervisor left running |
+//! | `gather`, `adopt` | what an earlier supervisor left running |
+//! | `salvage` | what is taken from one that does not speak, before it is ended |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `progress`, `report`, `status` | what people see |
 //! | `control`, `protocol` | the operator socket |
@@ -19,6 +20,7 @@ mod ask;
 mod control;
 mod events;
 mod face;
+mod gather;
 mod instance;
 mod launch;
 mod open;
@@ -28,6 +30,7 @@ mod preflight;
 mod progress;
 pub mod protocol;
 pub mod report;
+mod salvage;
 mod spawn;
 mod status;
 mod view;

@@ -1,12 +1,14 @@
 //! Taking a run directory: the lock, the journal, what still runs, and the loop that goes on from there.
 
-use super::adopt::{self, Adoptee, Met, Speaker};
+use super::adopt::{self, Adoptee, Speaker};
 use super::ask::GRACE;
 use super::control;
 use super::face::StateJournal;
+use super::gather::{Gathered, gather};
 use super::instance::{Instance, Tell};
 use super::orders::{Handle, PhaseEvent};
 use super::report::LastHandoff;
+use super::salvage::Salvaged;
 use super::spawn::{CONTROL, Shared};
 use super::view::Watched;
 use super::world::{Beat, Site, World};
@@ -27,7 +29,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::AbortHandle;
@@ -37,8 +38,6 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// Name of the journal in the run directory.
 pub(crate) const JOURNAL: &str = "journal";
 const SUPERVISOR_LOCK: &str = "supervisor.lock";
-/// Time in which an instance that runs says Hello.
-const HELLO: Duration = Duration::from_millis(800);
 
 /// What the face was given.
 #[derive(Debug)]
@@ -90,14 +89,6 @@ impl From<FileError> for Error {
     }
 }
 
-/// What running instances brought.
-#[derive(Debug, Default)]
-struct Gathered {
-    adoptees: Vec<Adoptee>,
-    /// Alive, and not to be talked to.
-    mute: Vec<InstanceId>,
-}
-
 impl Setup {
     pub(super) fn new(run_dir: PathBuf) -> Self {
         Self {
@@ -135,11 +126,16 @@ impl Setup {
         let mut journal = self.journal(&run)?;
         let past = journal.state().clone();
 
-        let (generation, gathered) = gather(&ctl, past.generation).await;
+        let (generation, mut gathered) = gather(&ctl, past.generation).await;
+        if !gathered.serves() {
+            gathered.end_mute(&ctl).await;
+        }
         journal.append(&Record::Generation { generation }).map_err(|e| Error::Invalid(e.to_string()))?;
-        let Gathered { mut adoptees, mute } = gathered;
-        let lineage = self.lineage(&claims, &mut adoptees)?;
-        let listeners = self.shared(&adoptees)?;
+        let Gathered { mut adoptees, mute, mut saved } = gathered;
+        let brought = adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take());
+        let brought = brought.chain(saved.iter_mut().filter_map(|saved| saved.lineage.take())).collect();
+        let lineage = self.lineage(&claims, brought)?;
+        let listeners = self.shared(&adoptees, &saved)?;
         let highest = claims.highest()?.map(|(epoch, claim)| (epoch, claim.instance));
         let recovery = recover(Found {
             base: InstanceId(uuid::Uuid::new_v4().as_u128()),
@@ -200,8 +196,8 @@ impl Setup {
     }
 
     /// From who brought it, or taken anew.
-    fn lineage(&self, claims: &Claims, adoptees: &mut [Adoptee]) -> Result<LineageLock> {
-        for lineage in adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take()) {
+    fn lineage(&self, claims: &Claims, brought: Vec<LineageLock>) -> Result<LineageLock> {
+        for lineage in brought {
             if lineage.belongs_to(claims.dir())? {
                 return Ok(lineage);
             }
@@ -218,7 +214,7 @@ impl Setup {
 
     /// The listeners that every instance gets: those of the running server, then what was given, then what can be
     /// bound.
-    fn shared(&self, adoptees: &[Adoptee]) -> Result<Vec<Shared>> {
+    fn shared(&self, adoptees: &[Adoptee], saved: &[Salvaged]) -> Result<Vec<Shared>> {
         let mut shared: Vec<Shared> = Vec::new();
         let known = |name: &ListenerName| {
             self.addresses.iter().find(|(other, _)| other == name).map(|(_, address)| address.clone())
@@ -227,6 +223,7 @@ impl Setup {
         // who serves has the right ones; who leaves may have fewer
         brought.sort_by_key(|adoptee| adoptee.found.standing == Standing::Retiring);
         let brought = brought.iter().flat_map(|adoptee| adoptee.listeners.iter());
+        let brought = brought.chain(saved.iter().flat_map(|saved| saved.listeners.iter()));
         for (name, fd) in brought.chain(&self.listeners) {
             let is_ours = name.as_str() != CONTROL;
             if is_ours && !shared.iter().any(|other| other.name == *name) {
@@ -264,38 +261,12 @@ fn lives(pid: u32) -> bool {
     processkit::identity_of(pid).is_ok()
 }
 
-/// Everybody who runs. A generation higher than all they have seen makes this supervisor theirs.
-async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
-    let (speakers, mut mute) = split(adopt::meet(ctl, HELLO).await);
-    let seen = speakers.iter().map(|speaker| speaker.hello.generation).max().unwrap_or(0);
-    let generation = past.max(seen) + 1;
-    let mut adoptees = Vec::new();
-    for answer in adopt::adopt(speakers, generation).await {
-        match answer {
-            Ok(adoptee) => adoptees.push(adoptee),
-            Err(id) => mute.push(id),
-        }
-    }
-    (generation, Gathered { adoptees, mute })
-}
-
 fn last_of(past: &JournalState) -> Option<LastHandoff> {
     past.last_ended.as_ref().map(|ended| LastHandoff {
         handoff_id: ended.handoff.to_string(),
         outcome: ended.outcome,
         reason: ended.reason.clone(),
     })
-}
-
-fn split(met: Vec<Met>) -> (Vec<Speaker>, Vec<InstanceId>) {
-    let (mut speakers, mut silent) = (Vec::new(), Vec::new());
-    for met in met {
-        match met {
-            Met::Speaks(speaker) => speakers.push(*speaker),
-            Met::Silent(id) => silent.push(id),
-        }
-    }
-    (speakers, silent)
 }
 
 #[expect(clippy::too_many_arguments, reason = "called once: the parts of the world as they were found")]

@@ -69,6 +69,8 @@ impl Birth<'_> {
         let mut command = Command::new(&executable.path)
             .exe_fd(executable.file.try_clone()?)
             .args(&spec.args)
+            // a terminal's signals are the supervisor's; and a stopped member of an orphaned process group gets a HUP
+            .setsid()
             .env_clear()
             .stdin_from(Stdio::Null)
             .stdout(Stdio::Inherit)

@@ -1,0 +1,95 @@
+//! Everybody whom an earlier supervisor left running, and what they hold.
+
+use super::adopt::{self, Adoptee, Met, Speaker};
+use super::salvage::{Salvaged, salvage};
+use crate::ids::InstanceId;
+use crate::machine::times;
+use crate::os::files::Dir;
+use crate::wire::Standing;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Time in which an instance that runs says Hello.
+const HELLO: Duration = Duration::from_millis(800);
+
+/// What running instances brought.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    pub(super) adoptees: Vec<Adoptee>,
+    /// Alive, and not to be talked to.
+    pub(super) mute: Vec<InstanceId>,
+    /// What the mute ones held.
+    pub(super) saved: Vec<Salvaged>,
+}
+
+/// Everybody who runs. A generation higher than all they have seen makes this supervisor theirs.
+pub(super) async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
+    let (speakers, mute) = split(adopt::meet(ctl, &adopt::known(ctl), HELLO).await);
+    let mut generation = past.max(highest_seen(&speakers)) + 1;
+    let mut gathered = Gathered { mute, ..Gathered::default() };
+    gathered.take(adopt::adopt(speakers, generation).await);
+    // nobody serves, but somebody holds what a server needs: it may have been stopped for a moment only
+    let until = Instant::now() + crate::crash::scaled(times::SILENT);
+    while !gathered.mute.is_empty() && !gathered.serves() && Instant::now() < until {
+        let (speakers, mute) = split(adopt::meet(ctl, &gathered.mute, HELLO).await);
+        gathered.mute = mute;
+        generation = generation.max(highest_seen(&speakers) + 1);
+        gathered.take(adopt::adopt(speakers, generation).await);
+    }
+    gathered.salvage();
+    (generation, gathered)
+}
+
+fn highest_seen(speakers: &[Speaker]) -> u64 {
+    speakers.iter().map(|speaker| speaker.hello.generation).max().unwrap_or(0)
+}
+
+impl Gathered {
+    fn take(&mut self, answers: Vec<std::result::Result<Adoptee, InstanceId>>) {
+        for answer in answers {
+            match answer {
+                Ok(adoptee) => self.adoptees.push(adoptee),
+                Err(id) => self.mute.push(id),
+            }
+        }
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        let serves = |adoptee: &Adoptee| match adoptee.found.standing {
+            Standing::Active | Standing::Draining | Standing::Sealed => true,
+            Standing::Retiring
+            | Standing::Warming
+            | Standing::Opening
+            | Standing::Claimed
+            | Standing::Starting => false,
+        };
+        self.adoptees.iter().any(serves)
+    }
+
+    /// Ends who stayed mute, so that another server can have what it holds.
+    pub(super) async fn end_mute(&mut self, ctl: &Dir) {
+        for id in self.mute.drain(..) {
+            adopt::sweep(ctl, id, adopt::group_of(id, None)).await;
+        }
+    }
+
+    /// Who stays mute will be ended; what it holds must not end with it.
+    fn salvage(&mut self) {
+        for id in &self.mute {
+            if let Some(group) = adopt::group_of(*id, None) {
+                self.saved.push(salvage(&group));
+            }
+        }
+    }
+}
+
+fn split(met: Vec<Met>) -> (Vec<Speaker>, Vec<InstanceId>) {
+    let (mut speakers, mut silent) = (Vec::new(), Vec::new());
+    for met in met {
+        match met {
+            Met::Speaks(speaker) => speakers.push(*speaker),
+            Met::Silent(id) => silent.push(id),
+        }
+    }
+    (speakers, silent)
+}
