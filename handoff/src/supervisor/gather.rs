@@ -7,7 +7,6 @@ use crate::machine::times;
 use crate::os::files::Dir;
 use crate::wire::Standing;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Time in which an instance that runs says Hello.
 const HELLO: Duration = Duration::from_millis(800);
@@ -29,9 +28,10 @@ pub(super) async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
     let mut gathered = Gathered { mute, ..Gathered::default() };
     gathered.take(adopt::adopt(speakers, generation).await);
     // nobody serves, but somebody holds what a server needs: it may have been stopped for a moment only
-    let until = Instant::now() + crate::crash::scaled(times::SILENT);
-    while !gathered.mute.is_empty() && !gathered.serves() && Instant::now() < until {
-        let (speakers, mute) = split(adopt::meet(ctl, &gathered.mute, HELLO).await);
+    if !gathered.mute.is_empty() && !gathered.serves() {
+        let patience = crate::crash::scaled(times::SILENT);
+        tracing::warn!(?patience, "nobody serves, and an instance does not answer: waiting for it");
+        let (speakers, mute) = split(adopt::meet(ctl, &gathered.mute, patience).await);
         gathered.mute = mute;
         generation = generation.max(highest_seen(&speakers) + 1);
         gathered.take(adopt::adopt(speakers, generation).await);
