@@ -426,10 +426,16 @@ impl Supervisor {
             Effect::Disarm(Timer::Freeze),
             Effect::Disarm(Timer::Active),
             Effect::Disarm(Timer::Silent),
+        ];
+        // it left at Started, which is often seen before Active: nothing of it is left to retire
+        if incumbent == Party::Gone {
+            effects.push(Effect::Forget(Peer::Incumbent));
+        }
+        effects.extend([
             Effect::Promote,
             Effect::Persist(Record::Serving { instance: serving, epoch }),
             Effect::Persist(Record::Ended { handoff, outcome: Outcome::Committed, reason: None, epoch }),
-        ];
+        ]);
         if incumbent != Party::Gone {
             let grace = t.upgrade.drain_grace;
             let peer = Peer::Retiring(old);
