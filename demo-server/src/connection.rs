@@ -5,7 +5,7 @@
 
 use crate::command::{self, Session, Turn};
 use crate::ledger::Outcome;
-use crate::protocol::{Parser, Replies};
+use crate::protocol::{MAX_COMMAND, Parser, Replies};
 use crate::server::{Mail, Mailbox, Server, unix_ms};
 use handoff::sdk::Connection;
 use std::io;
@@ -18,9 +18,20 @@ use tokio::sync::mpsc;
 
 const PIECE: usize = 64 << 10;
 
-/// A client that does not read is not answered any further beyond this many bytes. So much because there are clients
-/// that send a whole pipeline before they read the first reply.
-const MAX_OUTPUT: usize = 64 << 20;
+/// A client that does not read has no further commands executed beyond this much output: commands at rest take less
+/// room than their replies, and what waits has to fit a parked connection.
+const MAX_OUTPUT: usize = 256 << 10;
+
+/// Its input is read on nevertheless, since there are clients that send a whole pipeline before they read the first
+/// reply; only so far while a handoff is prepared.
+const MAX_INPUT: usize = MAX_COMMAND;
+const MAX_INPUT_DRAINING: usize = 512 << 10;
+
+/// A subscriber that is this far behind is disconnected.
+const MAX_BEHIND: usize = 64 << 20;
+
+/// What a conversation knows besides its input and output takes less.
+const MAX_NAMES: usize = 64 << 10;
 
 /// A connection and where it stands.
 #[derive(Debug)]
@@ -32,6 +43,8 @@ pub(crate) struct Conversation {
     pub(crate) input: Vec<u8>,
     /// Answered and not sent.
     pub(crate) output: Replies,
+    /// It is counted as too large to be parked.
+    large: bool,
 }
 
 /// What the task does next.
@@ -43,6 +56,11 @@ enum Next {
 }
 
 impl Conversation {
+    pub(crate) fn new(session: Session, connection: Connection, mailbox: Mailbox) -> Self {
+        let (input, output) = (Vec::new(), Replies::default());
+        Self { session, connection, mailbox, input, output, large: false }
+    }
+
     /// Talks until the client is gone or everything stops; a stopped conversation goes to `stopped`.
     pub(crate) async fn run(mut self, server: Arc<Server>, stopped: mpsc::UnboundedSender<Self>) {
         let mut parser = Parser::default();
@@ -50,13 +68,16 @@ impl Conversation {
             if !self.session.closing && !self.input.is_empty() {
                 self.execute(&server, &mut parser).await;
             }
-            match std::future::poll_fn(|cx| self.poll(cx)).await {
+            server.large.count(&mut self.large, self.input.len() + self.output.unsent().len() + MAX_NAMES);
+            match std::future::poll_fn(|cx| self.poll(cx, &server)).await {
                 Next::Execute => {}
                 Next::Close => {
+                    server.large.count(&mut self.large, 0);
                     server.clients().remove(self.session.id);
                     return;
                 }
                 Next::Stop => {
+                    server.large.count(&mut self.large, 0);
                     // the sealer waits for it, or the process ends anyway
                     let _ = stopped.send(self);
                     return;
@@ -111,14 +132,14 @@ impl Conversation {
     }
 
     /// Takes mail, sends output, reads input, until there is something to do. Cancel safe.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll(&mut self, cx: &mut Context<'_>, server: &Server) -> Poll<Next> {
         while let Poll::Ready(mail) = self.mailbox.poll(cx) {
             match mail {
                 Some(Mail::Message(message)) => self.output.raw(&message),
                 Some(Mail::Stop) => return Poll::Ready(Next::Stop),
                 None => return Poll::Ready(Next::Close),
             }
-            if self.output.unsent().len() > 2 * MAX_OUTPUT {
+            if self.output.unsent().len() > MAX_BEHIND {
                 return Poll::Ready(Next::Close);
             }
         }
@@ -127,17 +148,19 @@ impl Conversation {
             match Pin::new(&mut self.connection).poll_write(cx, self.output.unsent()) {
                 Poll::Ready(Ok(n)) if n > 0 => self.output.consume(n),
                 Poll::Ready(_) => return Poll::Ready(Next::Close),
-                Poll::Pending if self.session.closing || self.output.unsent().len() >= MAX_OUTPUT => {
-                    return Poll::Pending;
-                }
+                Poll::Pending if self.session.closing => return Poll::Pending,
                 Poll::Pending => break,
             }
         }
         if self.session.closing {
             return Poll::Ready(Next::Close);
         }
-        if full && !self.input.is_empty() {
-            return Poll::Ready(Next::Execute);
+        if self.output.unsent().len() < MAX_OUTPUT {
+            if full && !self.input.is_empty() {
+                return Poll::Ready(Next::Execute);
+            }
+        } else if self.input.len() >= if server.large.is_watched() { MAX_INPUT_DRAINING } else { MAX_INPUT } {
+            return Poll::Pending;
         }
         let mut piece = [const { MaybeUninit::uninit() }; PIECE];
         let mut piece = ReadBuf::uninit(&mut piece);

@@ -6,7 +6,6 @@ use crate::connection::Conversation;
 use crate::ledger::Ledger;
 use crate::log::{Appender, FORMAT, Reader, Stamp};
 use crate::operation::Operation;
-use crate::protocol::Replies;
 use crate::server::{Client, Server, unix_ms};
 use handoff::sdk::{
     AcceptGuard, Connection, Context, Digest, Disk, DrainReport, HookError, HookResult, Incumbent, Listener,
@@ -124,9 +123,10 @@ impl Warm {
 }
 
 impl Incumbent for Serving {
-    async fn drain(&mut self, _: Duration) -> HookResult<DrainReport> {
-        // every connection can be parked as it is: there is nothing to wait for but the disk
+    async fn drain(&mut self, grace: Duration) -> HookResult<DrainReport> {
         self.server.books.hold().await;
+        // what can be parked is not waited for; the rest gets the time, and its goodbye at the seal
+        let _ = tokio::time::timeout(grace, self.server.large.none()).await;
         Ok(DrainReport { open_connections: self.server.clients().len() as u64 })
     }
 
@@ -175,17 +175,20 @@ impl Serving {
     /// Begins a tenure, or goes on with one.
     fn begin(&mut self, tenure: &Tenure, parked: Vec<Parked>) -> HookResult<()> {
         self.stop_tasks();
+        let listener = tenure.listener("resp")?;
         let (epoch, instance) = (tenure.epoch().0, tenure.instance().0);
         self.server.tenure(epoch);
+        self.server.large.unwatch();
         self.server.books.lock().tenure(Some(Stamp { epoch, instance }));
         match self.log.take() {
             Some(log) => self.server.books.start(log)?,
             None => self.server.books.release(),
         }
-        for parked in parked {
-            self.wake(parked);
+        // all are back before the first goes on: who publishes meets all who subscribed
+        let woken: Vec<_> = parked.into_iter().filter_map(|parked| self.wake(parked)).collect();
+        for conversation in woken {
+            tokio::spawn(conversation.run(Arc::clone(&self.server), self.stopped.0.clone()));
         }
-        let listener = tenure.listener("resp")?;
         let (server, stopped) = (Arc::clone(&self.server), self.stopped.0.clone());
         self.tasks.push(tokio::spawn(accept(listener, server, stopped)));
         self.tasks.push(tokio::spawn(sweep(Arc::clone(&self.server))));
@@ -236,8 +239,8 @@ impl Serving {
         Parked::park(conversation.connection, state).ok()
     }
 
-    /// Goes on with a connection where it was left.
-    fn wake(&self, parked: Parked) {
+    /// A connection where it was left.
+    fn wake(&self, parked: Parked) -> Option<Conversation> {
         let taken = parked.take().map_err(HookError::from).and_then(|(connection, state)| {
             Ok((
                 connection,
@@ -245,9 +248,12 @@ impl Serving {
             ))
         });
         match taken {
-            Ok((connection, at_rest)) => start(connection, Some(at_rest), &self.server, &self.stopped.0),
+            Ok((connection, at_rest)) => Some(register(connection, Some(at_rest), &self.server)),
             // the client is gone, or its connection is closed by this
-            Err(error) => tracing::warn!(%error, "a connection was lost in the handoff"),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was lost in the handoff");
+                None
+            }
         }
     }
 }
@@ -278,34 +284,30 @@ fn admit(
         let _ = connection.try_write(b"-ERR max number of clients reached\r\n");
         return;
     }
-    start(connection, None, server, stopped);
+    let conversation = register(connection, None, server);
+    tokio::spawn(conversation.run(Arc::clone(server), stopped.clone()));
     // the seal waits for this: now it finds the connection
     drop(guard);
 }
 
-/// Registers a connection and starts its task.
-fn start(
-    connection: Connection,
-    at_rest: Option<AtRest>,
-    server: &Arc<Server>,
-    stopped: &mpsc::UnboundedSender<Conversation>,
-) {
+/// Lets others find a connection.
+fn register(connection: Connection, at_rest: Option<AtRest>, server: &Server) -> Conversation {
     let (mut client, mailbox) = Client::new(connection.peer().to_owned());
-    let mut output = Replies::default();
-    let (mut input, mut session) = (Vec::new(), Session { id: 0, channels: 0, closing: false });
+    let session = Session { id: 0, channels: 0, closing: false };
+    let mut conversation = Conversation::new(session, connection, mailbox);
     match at_rest {
         Some(at_rest) => {
-            output.raw(&at_rest.output);
-            input = at_rest.input;
-            session = Session { id: at_rest.id, channels: at_rest.channels.len(), closing: at_rest.closing };
+            conversation.output.raw(&at_rest.output);
+            conversation.input = at_rest.input;
+            conversation.session =
+                Session { id: at_rest.id, channels: at_rest.channels.len(), closing: at_rest.closing };
             (client.since, client.name, client.library) = (at_rest.since, at_rest.name, at_rest.library);
             client.channels = at_rest.channels;
         }
-        None => session.id = server.next_client(),
+        None => conversation.session.id = server.next_client(),
     }
-    server.clients().add(session.id, client);
-    let conversation = Conversation { session, connection, mailbox, input, output };
-    tokio::spawn(conversation.run(Arc::clone(server), stopped.clone()));
+    server.clients().add(conversation.session.id, client);
+    conversation
 }
 
 /// Deletes what has expired, as an operation of the log: a replay must not depend on when it happens.

@@ -3,13 +3,14 @@
 use crate::args::Args;
 use crate::ledger::Ledger;
 use crate::writer::Books;
+use handoff::sdk::Parked;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// The server of one process, for all its tenures.
 #[derive(Debug)]
@@ -19,12 +20,46 @@ pub(crate) struct Server {
     pub(crate) instance: String,
     pub(crate) books: Arc<Books>,
     clients: Mutex<Clients>,
+    pub(crate) large: Large,
     /// Of this tenure.
     pub(crate) epoch: AtomicU64,
     next_client: AtomicU64,
     pub(crate) started: Instant,
     pub(crate) commands: AtomicU64,
     pub(crate) connections: AtomicU64,
+}
+
+/// How many conversations are too large to be parked right now.
+#[derive(Debug, Default)]
+pub(crate) struct Large {
+    count: watch::Sender<usize>,
+    watched: AtomicBool,
+}
+
+impl Large {
+    /// A conversation that is as large as this now.
+    pub(crate) fn count(&self, counted: &mut bool, bytes: usize) {
+        let is_large = bytes > Parked::MAX_STATE;
+        if is_large != *counted {
+            *counted = is_large;
+            self.count.send_modify(|n| if is_large { *n += 1 } else { *n -= 1 });
+        }
+    }
+
+    /// Waits until there is none; until [`Self::unwatch`] all are asked to stay small. Cancel safe.
+    pub(crate) async fn none(&self) {
+        self.watched.store(true, Ordering::Relaxed);
+        // cannot fail: `self` holds the sender
+        let _ = self.count.subscribe().wait_for(|n| *n == 0).await;
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.watched.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
 }
 
 /// Who is connected, and the subscriptions.
@@ -76,6 +111,7 @@ impl Server {
             instance,
             books,
             clients,
+            large: Large::default(),
             epoch,
             next_client,
             started,
