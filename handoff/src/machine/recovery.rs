@@ -106,6 +106,9 @@ pub fn recover(found: Found) -> Recovery {
         .or_else(|| open_of(&first))
         .filter(|open| first.handoff.is_nil() || first.handoff == open.handoff);
     let mut successor = None;
+    if let Some(open) = found.open.filter(|open| handoff.is_none_or(|h| h.handoff != open.handoff)) {
+        effects.push(superseded(open, first.epoch));
+    }
     match handoff {
         // it began as the successor and serves: committed, whoever was to write that down
         Some(open) if open.successor == me => {
@@ -147,6 +150,7 @@ fn without_incumbent(
     if let Some(cold) = before.iter().find(|i| i.handoff.is_nil() && i.standing != Standing::Warming) {
         let instance = cold.hello.instance;
         supervisor.found_starting(cold.hello.clone());
+        effects.extend(open.map(|open| superseded(open, cold.epoch)));
         effects.push(Effect::Arm(Timer::ColdStart, times::COLD_START));
         return Recovery { supervisor, effects, incumbent: Some(instance), successor: None, retiring };
     }
@@ -174,6 +178,13 @@ fn without_incumbent(
             Recovery { supervisor, effects, incumbent: None, successor: None, retiring }
         }
     }
+}
+
+/// The journal shows a handoff open in which neither side serves: somebody was started from disk since.
+fn superseded(open: FoundHandoff, epoch: Epoch) -> Effect {
+    let reason = Some("the supervisor was restarted; a server started from disk had taken over".to_owned());
+    let (handoff, outcome) = (open.handoff, Outcome::ColdStarted);
+    Effect::Persist(Record::Ended { handoff, outcome, reason, epoch })
 }
 
 /// The open handoff by the incumbent's own word, where the journal does not tell.

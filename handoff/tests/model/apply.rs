@@ -188,11 +188,15 @@ fn drop_channel(w: &mut World, n: usize) {
         link.stream.frames.clear();
         link.stream.eof = true;
     }
-    if let Some(r) = w.running_mut() {
-        for inbox in r.inboxes.iter_mut().filter(|inbox| inbox.from == id) {
-            inbox.stream.frames.clear();
-            inbox.stream.eof = true;
+    let breaks = |inboxes: &mut Vec<Inbox>| {
+        for inbox in inboxes.iter_mut().filter(|inbox| inbox.from == id) {
+            inbox.stream = Stream { frames: VecDeque::new(), eof: true };
         }
+    };
+    match &mut Arc::make_mut(&mut w.sup).mode {
+        Mode::Dead => {}
+        Mode::Finding { inboxes, .. } => breaks(inboxes),
+        Mode::Running(r) => breaks(&mut r.inboxes),
     }
 }
 

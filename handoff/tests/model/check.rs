@@ -106,7 +106,9 @@ pub(crate) fn terminal(w: &World, rules: &Rules) -> Result<(), Broken> {
         if unhurt(0) && !successor_served {
             return bad("L2", "S is gone, O was healthy, N never served: nobody serves");
         }
-        if successor_began && (1..w.procs.len()).any(|n| w.ghost.begun & (1 << n) != 0 && unhurt(n)) {
+        // where O had claimed the next epoch, N was right to leave
+        let taken = w.disk.highest().is_some_and(|(epoch, owner)| epoch > Epoch(1) && owner == w.procs[0].id);
+        if !taken && successor_began && (1..w.procs.len()).any(|n| w.ghost.begun & (1 << n) != 0 && unhurt(n)) {
             return bad("L2", "S is gone, N was healthy and told Begin: nobody serves");
         }
         return Ok(());

@@ -78,13 +78,13 @@ fn holds(found: &Found) {
 
 #[test]
 fn a_supervisor_that_comes_back() {
-    let found = run(Rules::new(true, 1));
+    let found = run(Rules::new(true, 2));
     holds(&found);
 }
 
 #[test]
 fn a_supervisor_that_never_comes_back() {
-    let found = run(Rules::new(false, 1));
+    let found = run(Rules::new(false, 2));
     holds(&found);
 }
 

@@ -169,6 +169,11 @@ fn running(w: &World, r: &Running, out: &mut Moves) {
         out.eager.push(s(Act::Continue));
         return;
     }
+    if r.machine.failed().is_some() {
+        // the program ends with an error, and the service manager starts it again
+        out.eager.push(s(Act::Kill));
+        return;
+    }
     if !r.answers.is_empty() {
         out.eager.push(s(Act::Answer));
         return;

@@ -95,6 +95,9 @@ fn push(inboxes: &mut [Inbox], id: InstanceId, frame: Stamped) {
 }
 
 fn doom(w: &mut World, id: InstanceId) {
+    if let Some(n) = w.index(id) {
+        w.ghost.hurt |= 1 << n;
+    }
     if let Some(live) = w.live_mut(id) {
         live.doomed = true;
     }
@@ -300,6 +303,7 @@ pub(crate) fn process(
         }
         Effect::Send(Peer::Supervisor, frame) => to_supervisor(w, id, frame),
         Effect::Send(Peer::Incumbent, frame) => {
+            w.ghost.served |= 1 << n;
             let incumbent = w.live(id).map(|l| l.incumbent);
             if let Some(view) = incumbent.and_then(|o| w.live_mut(o)).and_then(|o| o.peer.as_mut())
                 && view.id == id

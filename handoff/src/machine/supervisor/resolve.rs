@@ -110,20 +110,17 @@ impl Supervisor {
                 let epoch = r.t.next();
                 self.commit(r.t, epoch, r.incumbent)
             }
-            Event::Resumed { handoff: of, epoch } if of == handoff => match r.ask {
-                Ask::LastLook if r.incumbent == Party::Gone => Vec::new(),
-                Ask::Claim
-                | Ask::Incumbent
-                | Ask::Active
-                | Ask::EndingOwner
-                | Ask::Reclaim
-                | Ask::EndingOther
-                | Ask::LastLook
-                | Ask::EndingUnheard => self.settle(r.t, epoch, r.reason),
-            },
-            Event::SealFailed { handoff: of, .. } if of == handoff => {
+            // whatever it is: O goes on under the epoch that it names
+            Event::Resumed { handoff: of, epoch } if of == handoff && r.incumbent == Party::Alive => {
+                self.settle(r.t, epoch, r.reason)
+            }
+            Event::SealFailed { handoff: of, .. } if of == handoff && r.incumbent == Party::Alive => {
                 let epoch = r.t.server.epoch;
                 self.settle(r.t, epoch, r.reason)
+            }
+            // its last words: it is dead or being ended, and who serves is decided without it
+            Event::Resumed { handoff: of, .. } | Event::SealFailed { handoff: of, .. } if of == handoff => {
+                Vec::new()
             }
             // O saw Started: N owns the next epoch, and O leaves
             Event::RetiringSaid { handoff: of } if of == handoff => match r.ask {
@@ -304,6 +301,13 @@ impl Supervisor {
                 vec![Effect::Disarm(Timer::Silent), Effect::ReadClaim(next)]
             }
             Ask::Reclaim => self.cold_start(r),
+            // it was silent because it was dying: N's end may have been seen before
+            Ask::EndingUnheard if r.successor == Party::Gone => {
+                let next = r.t.next();
+                r.ask = Ask::LastLook;
+                self.state = State::Resolving { r };
+                vec![Effect::ReadClaim(next)]
+            }
             Ask::EndingUnheard => {
                 r.ask = Ask::EndingOther;
                 self.state = State::Resolving { r };
@@ -338,6 +342,11 @@ impl Supervisor {
                 self.state = State::Resolving { r };
                 vec![Effect::ReadClaim(next)]
             }
+            // silent because it is dying: its end decides
+            Ask::EndingUnheard if r.incumbent != Party::Alive => {
+                self.state = State::Resolving { r };
+                Vec::new()
+            }
             Ask::EndingUnheard => {
                 let (handoff, epoch) = (r.t.upgrade.handoff, r.t.server.epoch);
                 let outcome = Outcome::Aborted;
@@ -358,6 +367,11 @@ impl Supervisor {
 
     /// Nothing came for T_kill.
     fn silent(&mut self, mut r: Resolving) -> Effects {
+        if r.incumbent != Party::Alive {
+            // it is being ended already, and that decides
+            self.state = State::Resolving { r };
+            return Vec::new();
+        }
         match r.ask {
             Ask::Incumbent | Ask::Reclaim if r.progress => {
                 r.progress = false;

@@ -542,9 +542,11 @@ impl Supervisor {
                 Party::Alive,
                 asked,
             ),
-            Event::Resumed { handoff, epoch } if t.is(handoff) => {
+            Event::Resumed { handoff, epoch } if t.is(handoff) && lives => {
                 self.settle(t, epoch, "the incumbent resumed before the successor was ready".to_owned())
             }
+            // the last words of one that died: the claim decides
+            Event::Resumed { handoff, .. } if t.is(handoff) => Vec::new(),
             Event::SuccessorExited => self.resolve(
                 t,
                 "the successor died; awaited Ready".to_owned(),
@@ -580,6 +582,9 @@ impl Supervisor {
                 self.resolve(t, "aborted by the operator".to_owned(), incumbent, Party::Alive, asked)
             }
             Event::IncumbentClosed if !lives => Vec::new(),
+            // sealed: whether it died (the usual reason) or only its channel broke, the handoff can go on without it
+            Event::IncumbentClosed if asked => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentAdopted { .. } if asked => Vec::new(),
             Event::IncumbentClosed => Self::again(
                 Peer::Incumbent,
                 self.resolve(
@@ -674,9 +679,11 @@ impl Supervisor {
                 true,
             ),
             // O's own budget was over and its claim won the race against the successor's
-            Event::Resumed { handoff, epoch } if t.is(handoff) => {
+            Event::Resumed { handoff, epoch } if t.is(handoff) && incumbent == Party::Alive => {
                 self.settle(t, epoch, "the incumbent took the next epoch before the successor".to_owned())
             }
+            // the last words of one that died: the claim decides
+            Event::Resumed { handoff, .. } if t.is(handoff) => Vec::new(),
             Event::IncumbentClosed if incumbent == Party::Alive => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::RetiringSaid { .. }
             | Event::IncumbentClosed
