@@ -197,7 +197,7 @@ fn a_run_dir_that_others_may_enter_is_14() {
     let rig = not_started();
     std::fs::set_permissions(&rig.run_dir, std::fs::Permissions::from_mode(0o777)).expect("a directory of ours");
     let path = rig.run_dir.display().to_string();
-    says(&run_ends(&rig, 14), &[&path, "0700"]);
+    says(&run_ends(&rig, 14), &[&path, "chmod 700"]);
 }
 
 #[test]
@@ -248,6 +248,7 @@ fn a_full_data_dir_costs_no_server() {
     let mut file = std::fs::File::create(&filler).expect("a file of ours");
     while file.write_all(&[0; 4096]).is_ok() {}
     while file.write_all(&[0; 1]).is_ok() {}
+    drop(file);
     let done = rig.upgrade(&[]);
     assert!([0, 10, 14].contains(&done.code.unwrap_or(-1)), "{done:?}\n{}", rig.log());
     assert_eq!(client.ask("GET kept").expect("reads go on").text().as_deref(), Some("yes"));

@@ -61,11 +61,20 @@ impl World {
                 let _ = reply.send(Box::new(self.status()));
             }
             Order::Stop { grace, reply } => {
+                if !self.stop.is_empty() {
+                    self.hurry(grace);
+                }
                 self.stop.push(reply);
                 self.grace = grace;
                 self.inputs.push_back(Input::Command(Command::Stop));
             }
         }
+    }
+
+    /// Asked to stop once more: what is being ended gets no more time than this from now on.
+    fn hurry(&self, grace: Duration) {
+        let slots = self.incumbent.iter().chain(&self.successor).chain(self.retiring.values());
+        slots.for_each(|instance| instance.hurry(grace));
     }
 
     fn start(&mut self, spec: SpawnSpec, reply: oneshot::Sender<Result<Serving>>) {

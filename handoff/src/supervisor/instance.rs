@@ -213,6 +213,17 @@ impl Instance {
         }
     }
 
+    /// Shortens the grace of an end that is under way.
+    pub(super) fn hurry(&self, grace: Duration) {
+        if let Container::Ending(now) = &self.container {
+            let now = Arc::clone(now);
+            tokio::spawn(async move {
+                tokio::time::sleep(grace).await;
+                now.notify_one();
+            });
+        }
+    }
+
     fn ending(&mut self) -> Arc<Notify> {
         let now = Arc::new(Notify::new());
         self.container = Container::Ending(Arc::clone(&now));

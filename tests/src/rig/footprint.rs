@@ -1,6 +1,5 @@
 //! What may not grow.
 
-use super::process::cgroup_of;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -17,7 +16,7 @@ pub struct Footprint {
     pub supervisor_threads: usize,
     /// Threads of the server.
     pub server_threads: usize,
-    /// Control groups beside the server's own.
+    /// Control groups of this service's instances.
     pub cgroups: usize,
     /// Files in the run dir.
     pub run_files: BTreeSet<String>,
@@ -52,12 +51,6 @@ impl Footprint {
 
 /// The highest claims are kept; see the protocol's clean-up.
 const CLAIMS_KEPT: usize = 17;
-
-pub(super) fn cgroups_beside(pid: u32) -> usize {
-    let Some(parent) = cgroup_of(pid).and_then(|path| path.parent().map(Path::to_path_buf)) else { return 0 };
-    let entries = std::fs::read_dir(parent).map_or_else(|_| Vec::new(), |dir| dir.flatten().collect());
-    entries.iter().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).count()
-}
 
 pub(super) fn files(dir: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();

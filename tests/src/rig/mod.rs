@@ -10,7 +10,7 @@ pub use setup::Setup;
 
 use crate::bins::Programs;
 use crate::client::Client;
-use footprint::{cgroups_beside, files};
+use footprint::files;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use process::{pid, pid_of, readable};
@@ -323,11 +323,22 @@ impl Rig {
             server_fds: descriptors(server),
             supervisor_threads: threads(self.supervisor_pid()),
             server_threads: threads(server),
-            cgroups: cgroups_beside(server),
+            cgroups: self.containers(server),
             run_files: files(&self.run_dir),
             control_files: files(&self.data_dir.join(".handoff")),
             temporary_files: files(&self.dir.path().join("marks")),
         }
+    }
+
+    /// How many control groups of this rig's instances there are, of all that its history names.
+    fn containers(&self, server: u32) -> usize {
+        let Some(beside) = cgroup_of(server).and_then(|path| path.parent().map(Path::to_path_buf)) else { return 0 };
+        let history = self.ctl("history", &["--format", "json"]);
+        let reports = history.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let sides = reports.flat_map(|report| [report["old"]["instance"].clone(), report["new"]["instance"].clone()]);
+        let instances: BTreeSet<String> = sides.filter_map(|id| id.as_str().map(str::to_owned)).collect();
+        let names = std::fs::read_dir(beside).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter(|name| instances.iter().any(|id| name.to_string_lossy().contains(id.as_str()))).count()
     }
 
     /// Where supervisor and servers log.
