@@ -95,6 +95,14 @@ pub struct Opened {
     pub loaded: String,
 }
 
+impl Opened {
+    /// Data of this digest was loaded, and the server is fit to serve it.
+    #[must_use]
+    pub fn healthy(digest: Digest) -> Self {
+        Self { digest, healthy: true, ..Self::default() }
+    }
+}
+
 /// What `drain` leaves.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DrainReport {

@@ -12,8 +12,11 @@ use std::time::Duration;
 pub trait Incumbent: Sized + Send + 'static {
     /// Prepares for the seal while serving on: flushes until little dirty data is left, puts off compaction until
     /// `resume` or `retire`, says goodbye only to what cannot be parked. Waits for nothing that can be parked.
-    /// May be cancelled at any await; then `resume` is called.
-    fn drain(&mut self, grace: Duration) -> impl Future<Output = HookResult<DrainReport>> + Send;
+    /// May be cancelled at any await; then `resume` is called. By default there is nothing to prepare.
+    fn drain(&mut self, grace: Duration) -> impl Future<Output = HookResult<DrainReport>> + Send {
+        let _ = grace;
+        async { Ok(DrainReport::default()) }
+    }
 
     /// Stops being a writer. When it is called the accept gate is closed and no accept is in flight. Stops reading
     /// at a message boundary, stops the writers (forked ones too), flushes and fsyncs, and gives the digest of the
@@ -31,6 +34,9 @@ pub trait Incumbent: Sized + Send + 'static {
     fn resume(&mut self, tenure: Tenure, parked: Vec<Parked>) -> impl Future<Output = HookResult<()>> + Send;
 
     /// Leaves. After a handover its connections are the successor's; at a stop (SIGTERM) nothing was sealed: stop
-    /// accepting, finish what is being answered within the grace, flush, return.
-    fn retire(self, grace: Duration) -> impl Future<Output = HookResult<()>> + Send;
+    /// accepting, finish what is being answered within the grace, flush, return. By default it just leaves.
+    fn retire(self, grace: Duration) -> impl Future<Output = HookResult<()>> + Send {
+        let _ = grace;
+        async { Ok(()) }
+    }
 }

@@ -22,6 +22,19 @@ pub struct Service {
 }
 
 impl Service {
+    /// A service of this name with one writer, format 1 of everything. Change the fields where that is not so.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            strategy: Strategy::Exclusive,
+            state_reads: &[1],
+            state_writes: 1,
+            connection_reads: &[1],
+            connection_writes: 1,
+        }
+    }
+
     pub(super) fn state(&self) -> Formats {
         Formats { reads: self.state_reads.to_vec(), writes: self.state_writes }
     }
