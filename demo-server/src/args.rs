@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// Where to listen when no listener named "resp" is inherited.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6379")]
     pub(crate) bind: String,
+    /// What an upgrade does with the clients' connections.
+    #[arg(long, value_enum, default_value = "keep")]
+    pub(crate) connections: Connections,
     /// Most clients at a time; more are refused.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) max_clients: usize,
@@ -30,6 +33,15 @@ pub(crate) enum Fsync {
     Always,
     /// It survives the server; the last second does not survive the power going out.
     Everysec,
+}
+
+/// What becomes of connections in an upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Connections {
+    /// They are handed over: no client notices.
+    Keep,
+    /// They are closed with an error reply: clients that leave a dead server connect anew.
+    Goodbye,
 }
 
 /// A command line that cannot be followed; the exit code is 2.

@@ -1,6 +1,6 @@
 //! The two traits that make this server upgradable: everything it knows about handing over is here.
 
-use crate::args::Args;
+use crate::args::{Args, Connections};
 use crate::command::Session;
 use crate::connection::Conversation;
 use crate::ledger::Ledger;
@@ -231,7 +231,8 @@ impl Serving {
         let closing = conversation.session.closing;
         let at_rest = AtRest { id, since, name, library, channels, input, output, closing };
         let state = bincode::serde::encode_to_vec(&at_rest, bincode::config::standard()).ok()?;
-        if format != Some(CONNECTIONS) || state.len() > Parked::MAX_STATE {
+        let keep = self.server.args.connections == Connections::Keep && format == Some(CONNECTIONS);
+        if !keep || state.len() > Parked::MAX_STATE {
             let _ =
                 conversation.goodbye("ERR the server is being replaced and cannot hand this connection over");
             return None;

@@ -82,6 +82,8 @@ impl Rig {
     pub fn run(&mut self) {
         self.spawn_supervisor();
         self.wait_until_served();
+        // the server may answer clients before its supervisor has heard that it serves
+        self.wait_until_settled();
     }
 
     /// Starts the supervisor and returns when it answers operators.

@@ -1,0 +1,185 @@
+//! Crash points as a test sees them: found by a recording, armed in the middle of a run, and known to have struck.
+//!
+//! Every process of a rig shares one trace and one trigger (see [`handoff::crash`]). The trigger is a file: whoever
+//! strikes removes it first, so one process dies once, and a trigger that is still there was never reached.
+
+use crate::rig::ended_by;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::time::{ClockId, clock_gettime};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A place in a process, by the name and how many times this process came by before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Point {
+    /// `<role>.<effect>.<before|after>`
+    pub name: String,
+    /// The first time is 1.
+    pub hit: u32,
+}
+
+impl Point {
+    /// `S`, `O`, `N` or `X`.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        self.name.split('.').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.hit {
+            1 => f.write_str(&self.name),
+            n => write!(f, "{}#{n}", self.name),
+        }
+    }
+}
+
+/// One line of the trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Who came by.
+    pub pid: u32,
+    /// When, on the machine's monotonic clock.
+    pub at: Duration,
+    /// Where.
+    pub point: String,
+    /// It was armed, and this is what it did.
+    pub struck: bool,
+}
+
+/// The trace and the trigger of one rig.
+#[derive(Debug)]
+pub struct Crashes {
+    dir: tempfile::TempDir,
+}
+
+impl Crashes {
+    /// Nothing is armed, nothing recorded.
+    ///
+    /// # Panics
+    /// When there is no temporary directory.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it makes a directory")]
+    pub fn new() -> Crashes {
+        Crashes { dir: tempfile::Builder::new().prefix("handoff-crash-").tempdir().expect("a temporary directory") }
+    }
+
+    /// What the processes need in their environment.
+    #[must_use]
+    pub fn env(&self) -> [(&'static str, String); 2] {
+        [
+            ("HANDOFF_CRASH", format!("@{}", self.trigger().display())),
+            ("HANDOFF_CRASH_TRACE", self.trace_path().display().to_string()),
+        ]
+    }
+
+    fn trigger(&self) -> PathBuf {
+        self.dir.path().join("armed")
+    }
+
+    fn trace_path(&self) -> PathBuf {
+        self.dir.path().join("trace")
+    }
+
+    /// From here on: who comes to `point` does `action` there. Hits count from here.
+    ///
+    /// # Panics
+    /// When the file cannot be made.
+    pub fn arm(&self, point: &Point, action: &str) {
+        let new = self.dir.path().join("new");
+        std::fs::write(&new, format!("{}#{}/{action}", point.name, point.hit)).expect("a file of ours");
+        // never seen half written
+        std::fs::rename(&new, self.trigger()).expect("a file of ours");
+    }
+
+    /// Waits until what was armed struck; false when nobody came by in time, and then nobody will any more.
+    ///
+    /// # Panics
+    /// When the directory cannot be watched.
+    #[must_use]
+    pub fn struck_within(&self, patience: Duration) -> bool {
+        let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
+        notify.add_watch(self.dir.path(), AddWatchFlags::IN_DELETE).expect("a directory of ours");
+        let deadline = Instant::now() + patience;
+        while self.trigger().exists() {
+            if !ended_by(&notify, deadline) {
+                return std::fs::remove_file(self.trigger()).is_err();
+            }
+            let _ = notify.read_events();
+        }
+        true
+    }
+
+    /// All hits so far.
+    ///
+    /// # Panics
+    /// When a line of the trace is none.
+    #[must_use]
+    pub fn trace(&self) -> Vec<Hit> {
+        let text = std::fs::read_to_string(self.trace_path()).unwrap_or_default();
+        // the last line may be in the making
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| hit(line).unwrap_or_else(|| panic!("no line of a trace: {line:?}"))).collect()
+    }
+
+    /// Where and when the trigger struck.
+    #[must_use]
+    pub fn strike(&self) -> Option<Hit> {
+        self.trace().into_iter().find(|hit| hit.struck)
+    }
+}
+
+fn hit(line: &str) -> Option<Hit> {
+    let mut words = line.split(' ');
+    let (_role, pid, at) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let (point, _epoch) = (words.next()?.to_owned(), words.next()?);
+    Some(Hit { pid, at: Duration::from_nanos(at), point, struck: words.next().is_some() })
+}
+
+/// The points that these hits came by, in order, counted for each process by itself.
+#[must_use]
+pub fn points(hits: &[Hit]) -> Vec<Point> {
+    let mut counts: BTreeMap<(u32, &str), u32> = BTreeMap::new();
+    let mut points = Vec::new();
+    for hit in hits {
+        let count = counts.entry((hit.pid, &hit.point)).or_default();
+        *count += 1;
+        let point = Point { name: hit.point.clone(), hit: *count };
+        if !points.contains(&point) {
+            points.push(point);
+        }
+    }
+    points
+}
+
+/// Now, on the clock of the trace.
+#[must_use]
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hits_are_counted_for_each_process_by_itself() {
+        let lines = ["S 1 5 S.a.before 0", "S 1 6 S.a.before 0", "O 2 7 O.b.after 1", "O 3 8 O.b.after 1 kill9"];
+        let hits: Vec<Hit> = lines.iter().map(|line| hit(line).expect("a line")).collect();
+        assert!(hits[3].struck && !hits[2].struck);
+        let names: Vec<String> = points(&hits).iter().map(Point::to_string).collect();
+        assert_eq!(names, ["S.a.before", "S.a.before#2", "O.b.after"]);
+    }
+
+    #[test]
+    fn what_nobody_reaches_is_noticed() {
+        let crashes = Crashes::new();
+        crashes.arm(&Point { name: "S.nowhere.before".into(), hit: 1 }, "kill9");
+        assert!(!crashes.struck_within(Duration::ZERO));
+        // and it is not armed any more
+        assert!(crashes.struck_within(Duration::ZERO) && crashes.strike().is_none());
+    }
+}
