@@ -14,6 +14,15 @@ use tokio::sync::oneshot;
 const COMPACT_FROM: u64 = 256 << 20;
 const COMPACT_FACTOR: u64 = 4;
 
+/// How long a write waits for its fsync with `everysec`.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// `everysec` does not let more than this wait for the next fsync: a segment ends with one, and that one is waited for.
+const SYNC_FROM: u64 = 2 << 20;
+
+/// A segment that is longer is closed before a handoff: a successor has to read the last one twice.
+const SHORT: u64 = 256 << 10;
+
 /// What connections and the writer share.
 #[derive(Debug)]
 pub(crate) struct Books {
@@ -135,12 +144,16 @@ impl Writer {
             };
             spare = self.write(batch, live);
             if self.is_due() {
-                self.sync();
+                self.check(|appender| appender.sync_behind());
+                self.synced = Instant::now();
             }
             for order in orders {
                 match order {
                     Order::Hold(done) => {
                         (self.held, self.compaction) = (true, None);
+                        if self.appender.is_longer(SHORT) {
+                            self.rotate(live);
+                        }
                         self.sync();
                         let _ = done.send(());
                     }
@@ -179,19 +192,25 @@ impl Writer {
     }
 
     fn sync(&mut self) {
-        if let Err(error) = self.appender.sync() {
-            give_up(&with_sources(&error));
-        }
+        self.check(Appender::sync);
         self.synced = Instant::now();
     }
 
+    fn check(&mut self, sync: impl FnOnce(&mut Appender) -> crate::log::Result<()>) {
+        if let Err(error) = sync(&mut self.appender) {
+            give_up(&with_sources(&error));
+        }
+    }
+
     fn is_due(&self) -> bool {
-        self.appender.is_dirty() && self.synced.elapsed() >= Duration::from_secs(1)
+        let (dirty, late) = (self.appender.dirty(), self.synced.elapsed() >= SYNC_EVERY);
+        (dirty >= SYNC_FROM || (dirty > 0 && late)) && !self.appender.is_syncing()
     }
 
     fn sleep<'a>(&self, books: &'a Books, shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
-        if self.appender.is_dirty() {
-            let left = Duration::from_secs(1).saturating_sub(self.synced.elapsed());
+        if self.appender.dirty() > 0 {
+            // an fsync that takes longer is looked after again
+            let left = SYNC_EVERY.saturating_sub(self.synced.elapsed()).max(SYNC_EVERY / 100);
             books
                 .wake
                 .wait_timeout(shared, left)

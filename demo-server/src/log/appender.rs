@@ -5,12 +5,13 @@
 
 use super::manifest::Manifest;
 use super::reader::Reader;
-use super::{Context as _, FORMAT, Result, SEGMENT, segment, snapshot, sync_dir};
+use super::{Context as _, Result, SEGMENT, segment, snapshot, sync_dir};
 use crate::store::Store;
 use handoff::sdk::{Digest, ShardDigest};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 /// The log, open for appending.
 #[derive(Debug)]
@@ -23,7 +24,9 @@ pub(crate) struct Appender {
     current: u64,
     path: PathBuf,
     file: File,
-    dirty: bool,
+    /// How many bytes only the kernel has.
+    dirty: u64,
+    background: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 /// The bytes could not be written and are not there.
@@ -58,7 +61,7 @@ impl Appender {
         drop(files);
         let path = segment(&dir, current);
         let file = OpenOptions::new().write(true).open(&path).context("open", &path)?;
-        let appender = Self { dir, manifest, shards, current, path, file, dirty: false };
+        let appender = Self { dir, manifest, shards, current, path, file, dirty: 0, background: None };
         let length = appender.file.metadata().context("read", &appender.path)?.len();
         let complete = appender.shards.last().map_or(0, |s| s.bytes);
         if complete < length {
@@ -84,30 +87,69 @@ impl Appender {
                 Err(_) => Refused::Unknown(error),
             });
         }
-        self.dirty = true;
+        self.dirty += bytes.len() as u64;
         last.bytes += bytes.len() as u64;
         last.checksum = last.checksum.wrapping_add(sum);
         last.revision = sequence;
         Ok(())
     }
 
-    /// Whether there is something that only the kernel has.
-    pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty
+    /// How many bytes only the kernel has. Those that a [`Self::sync_behind`] is about do not count, but its outcome,
+    /// not looked at yet, does.
+    pub(crate) fn dirty(&self) -> u64 {
+        self.dirty.max(u64::from(self.background.is_some()))
+    }
+
+    /// Whether a [`Self::sync_behind`] is at work.
+    pub(crate) fn is_syncing(&self) -> bool {
+        self.background.as_ref().is_some_and(|sync| !sync.is_finished())
+    }
+
+    /// Begins to make what there is durable without waiting for it; gives the outcome of the one before. Does nothing
+    /// while that is still at work.
+    pub(crate) fn sync_behind(&mut self) -> Result<()> {
+        if self.is_syncing() {
+            return Ok(());
+        }
+        self.await_background()?;
+        if self.dirty == 0 {
+            return Ok(());
+        }
+        let file = self.file.try_clone().context("open", &self.path)?;
+        let sync = move || file.sync_data();
+        match std::thread::Builder::new().name("sync".into()).spawn(sync) {
+            Ok(thread) => (self.background, self.dirty) = (Some(thread), 0),
+            Err(_) => self.sync()?,
+        }
+        Ok(())
+    }
+
+    fn await_background(&mut self) -> Result<()> {
+        match self.background.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(error).context("sync", &self.path),
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// Makes everything durable. On an error give up the tenure.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        if self.dirty {
+        self.await_background()?;
+        if self.dirty > 0 {
             self.file.sync_data().context("sync", &self.path)?;
-            self.dirty = false;
+            self.dirty = 0;
         }
         Ok(())
     }
 
     /// Whether the current segment is long enough.
     pub(crate) fn is_full(&self) -> bool {
-        self.shards.last().is_some_and(|s| s.bytes >= SEGMENT) && self.shards.len() < Digest::MAX_SHARDS
+        self.is_longer(SEGMENT)
+    }
+
+    /// Whether the current segment is longer.
+    pub(crate) fn is_longer(&self, bytes: u64) -> bool {
+        self.shards.last().is_some_and(|s| s.bytes > bytes)
     }
 
     /// Closes the current segment and begins the next. If that fails, the current one goes on; `sync` first.
@@ -127,24 +169,24 @@ impl Appender {
 
     /// Digest of what is on disk, from what was written.
     pub(crate) fn digest(&self) -> Digest {
-        Digest { format: FORMAT, generation: self.manifest.generation, shards: self.shards.clone() }
+        super::digest(self.manifest.generation, &self.shards, self.manifest.snapshot.is_some())
     }
 
     /// Digest of what is on disk, from the disk, as far as it shows whether anybody else wrote: which files there
     /// are and how long. Content is not compared: this process has it in memory, and a flipped bit is no reason to
     /// leave the data to a process that could only load the flipped one.
     pub(crate) fn verify(&self) -> Result<Digest> {
-        let mut digest = self.digest();
-        digest.generation = Manifest::read(&self.dir)?.generation;
+        let mut shards = self.shards.clone();
+        let generation = Manifest::read(&self.dir)?.generation;
         let snapshot = self.manifest.snapshot.as_ref().map(|_| snapshot(&self.dir, self.manifest.generation));
         let segments = (self.manifest.first..=self.current).map(|n| segment(&self.dir, n));
-        for (path, shard) in snapshot.into_iter().chain(segments).zip(&mut digest.shards) {
+        for (path, shard) in snapshot.into_iter().chain(segments).zip(&mut shards) {
             shard.bytes = std::fs::metadata(&path).context("read", &path)?.len();
         }
         if segment(&self.dir, self.current + 1).exists() {
-            digest.shards.push(ShardDigest::default());
+            shards.push(ShardDigest::default());
         }
-        Ok(digest)
+        Ok(super::digest(generation, &shards, self.manifest.snapshot.is_some()))
     }
 
     /// Number of the last operation.

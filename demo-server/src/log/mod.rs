@@ -21,6 +21,7 @@ pub(crate) use compaction::Compaction;
 pub(crate) use reader::Reader;
 pub(crate) use record::{Stamp, append, read};
 
+use handoff::sdk::{Digest, ShardDigest};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,24 @@ impl<T> Context<T> for io::Result<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T> {
         self.map_err(|source| Error::Io { action, path: path.to_owned(), source })
     }
+}
+
+/// Digest of the data: a shard for the snapshot (if there is one), one for all closed segments, one for the last.
+fn digest(generation: u64, mut shards: &[ShardDigest], has_snapshot: bool) -> Digest {
+    let mut merged = Vec::new();
+    if has_snapshot && let Some((snapshot, rest)) = shards.split_first() {
+        merged.push(*snapshot);
+        shards = rest;
+    }
+    if let Some((last, closed)) = shards.split_last() {
+        merged.push(closed.iter().fold(ShardDigest::default(), |sum, shard| ShardDigest {
+            revision: shard.revision,
+            bytes: sum.bytes + shard.bytes,
+            checksum: sum.checksum.wrapping_add(shard.checksum),
+        }));
+        merged.push(*last);
+    }
+    Digest { format: FORMAT, generation, shards: merged }
 }
 
 fn segment(dir: &Path, number: u64) -> PathBuf {

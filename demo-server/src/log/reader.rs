@@ -6,7 +6,7 @@
 
 use super::manifest::Manifest;
 use super::record::{self, Damage};
-use super::{Context as _, Error, FORMAT, Result, SEGMENT, segment, snapshot};
+use super::{Context as _, Error, Result, SEGMENT, segment, snapshot};
 use crate::operation::Operation;
 use crate::store::Store;
 use handoff::sdk::{Digest, ShardDigest};
@@ -96,7 +96,7 @@ impl Reader {
     pub(crate) fn finish(&mut self) -> Result<Digest> {
         while self.catch_up()? {}
         let last = self.files.len().saturating_sub(1);
-        let mut digest = self.digest();
+        let mut shards: Vec<_> = self.files.iter().map(|f| f.digest).collect();
         for (n, loaded) in self.files.iter_mut().enumerate() {
             // a closed file that nobody touched since is as it was read; the one that was appended to until now
             // cannot be trusted that cheaply
@@ -105,15 +105,9 @@ impl Reader {
                 loaded.compare()?;
             }
             // a torn tail counts: behind a sealed writer it is somebody else's
-            digest.shards[n].bytes = now.len();
+            shards[n].bytes = now.len();
         }
-        Ok(digest)
-    }
-
-    /// Digest of what was loaded.
-    fn digest(&self) -> Digest {
-        let shards = self.files.iter().map(|f| f.digest).collect();
-        Digest { format: FORMAT, generation: self.manifest.generation, shards }
+        Ok(super::digest(self.manifest.generation, &shards, self.manifest.snapshot.is_some()))
     }
 
     /// How far it came, for people.

@@ -148,13 +148,13 @@ fn a_follower_reads_on_over_segments_and_generations() {
         while follower.catch_up().unwrap() {}
         assert_eq!(follower.sequence, sequence);
     }
-    assert!(log.digest().shards.len() > 2);
+    assert!(segment(dir.path(), 3).exists());
     assert_eq!(follower.finish().unwrap(), log.digest());
 
     log.rotate().unwrap();
     Compaction::start(&log).install(&mut log).unwrap();
     sequence = append_all(&mut log, sequence, &[set(b"new", b"1")], STAMP);
-    assert_eq!(log.digest().shards.len(), 2);
+    assert_eq!(log.digest().shards.len(), 3);
     while follower.catch_up().unwrap() {}
     assert_eq!(follower.sequence, sequence);
     assert_eq!(follower.finish().unwrap(), log.digest());
