@@ -172,6 +172,9 @@ impl World {
             News::Gone(instance) => {
                 self.remove_control(instance);
                 if let Some(peer) = self.peer_of(instance) {
+                    if let Some(slot) = self.slot(peer) {
+                        slot.is_gone();
+                    }
                     self.inputs.push_back(Input::Gone(peer));
                 }
             }

@@ -224,6 +224,11 @@ impl Instance {
         }
     }
 
+    /// Notes that its container is gone: whoever ends it again hears so at once.
+    pub(super) fn is_gone(&mut self) {
+        self.container = Container::Gone;
+    }
+
     fn ending(&mut self) -> Arc<Notify> {
         let now = Arc::new(Notify::new());
         self.container = Container::Ending(Arc::clone(&now));
@@ -285,4 +290,36 @@ fn watch_stranger(id: InstanceId, process: Adopted, tell: Tell) {
 fn executable_of(pid: u32) -> Option<String> {
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     Some(path.display().to_string().trim_end_matches(" (deleted)").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use processkit::{Command, ProcessGroupOptions};
+
+    async fn gone(news: &mut mpsc::UnboundedReceiver<News>) -> InstanceId {
+        loop {
+            let heard = tokio::time::timeout(Duration::from_secs(20), news.recv()).await.expect("in time");
+            if let News::Gone(id) = heard.expect("tasks live") {
+                return id;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_end_is_answered_once_it_is_true() {
+        let (tell, mut news) = mpsc::unbounded_channel();
+        let group = ProcessGroup::with_options(ProcessGroupOptions::default()).expect("a group");
+        // obeys no TERM: only the second order ends the grace
+        let stubborn = Command::new("sh").arg("-c").arg("trap '' TERM; while :; do sleep 1000; done");
+        let process = group.start(&stubborn).await.expect("started");
+        let mut instance = Instance::contained(InstanceId(7), group);
+        instance.end(Some(Duration::from_secs(3600)), &tell);
+        assert!(process.pid().is_some());
+        instance.end(None, &tell);
+        assert_eq!(gone(&mut news).await, InstanceId(7));
+        instance.is_gone();
+        instance.end(None, &tell);
+        assert_eq!(gone(&mut news).await, InstanceId(7));
+    }
 }
