@@ -8,8 +8,8 @@ use crate::log::{Appender, FORMAT, Reader, Stamp};
 use crate::operation::Operation;
 use crate::server::{Client, Server, unix_ms};
 use handoff::sdk::{
-    AcceptGuard, Connection, Context, Digest, Disk, DrainReport, HookError, HookResult, Incumbent, Listener,
-    Opened, Parked, SealGuard, Sealed, Service, Strategy, Successor, Tenure,
+    AcceptGuard, Connection, Context, Digest, Disk, DrainReport, HookError, HookResult, Incumbent, Leaving,
+    Listener, Opened, Parked, SealGuard, Sealed, Service, Strategy, Successor, Tenure,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -155,14 +155,14 @@ impl Incumbent for Serving {
         self.begin(&tenure, parked)
     }
 
-    async fn retire(mut self, grace: Duration) -> HookResult<()> {
+    async fn retire(mut self, leaving: Leaving) -> HookResult<()> {
         // after a handover there are none left here
         let finish = async {
             for conversation in self.stop_connections().await {
                 let _ = conversation.finish().await;
             }
         };
-        let _ = tokio::time::timeout(grace, finish).await;
+        let _ = tokio::time::timeout(leaving.grace(), finish).await;
         // after a handover the writer has stopped already
         if self.log.is_none() {
             self.stop_writing().await;

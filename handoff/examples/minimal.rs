@@ -7,10 +7,9 @@
 //! ```
 
 use handoff::sdk::{
-    Connection, Context, Digest, Disk, DrainReport, HookResult, Incumbent, Launch, Opened, Parked, SealGuard,
-    Sealed, Service, Strategy, Successor, Tenure, serve,
+    Connection, Context, Digest, Disk, HookResult, Incumbent, Launch, Opened, Parked, SealGuard, Sealed,
+    Service, Strategy, Successor, Tenure, serve,
 };
-use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet};
 
 #[derive(Default)]
@@ -96,9 +95,6 @@ impl Successor for Echo {
 }
 
 impl Incumbent for Echo {
-    async fn drain(&mut self, _: Duration) -> HookResult<DrainReport> {
-        Ok(DrainReport::default())
-    }
     async fn seal(&mut self, guard: SealGuard) -> HookResult<Sealed> {
         let mut parked = Vec::new();
         if let Some(serving) = self.0.take() {
@@ -112,9 +108,6 @@ impl Incumbent for Echo {
     }
     async fn resume(&mut self, tenure: Tenure, parked: Vec<Parked>) -> HookResult<()> {
         self.begin(&tenure, parked).await
-    }
-    async fn retire(self, _: Duration) -> HookResult<()> {
-        Ok(())
     }
 }
 

@@ -122,7 +122,18 @@ mod tests {
         let Address::Tcp(address) = address_of(fd.as_fd()).expect("address") else { panic!("tcp") };
         let listeners = vec![(ListenerName::new("a").expect("name"), fd)];
         let (epoch, instance, gate) = (Epoch(1), InstanceId::NIL, gate.clone());
-        (Tenure { epoch, instance, data_dir: None, listeners, connection_format: 0, gate }, address)
+        (
+            Tenure {
+                epoch,
+                instance,
+                data_dir: None,
+                listeners,
+                connection_format: 0,
+                gate,
+                arrivals: std::sync::Mutex::default(),
+            },
+            address,
+        )
     }
 
     #[tokio::test]

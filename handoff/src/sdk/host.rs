@@ -5,6 +5,7 @@
 use super::context::{Context, Disk, DrainReport, Opened};
 use super::gate::Gate;
 use super::incumbent::Incumbent;
+use super::leaving::Leaving;
 use super::parked::Parked;
 use super::successor::Successor;
 use super::tenure::{SealGuard, Sealed, Tenure};
@@ -33,7 +34,7 @@ pub(super) enum Order {
     Seal(Gate, SealGuard),
     Verify(Disk),
     Resume(Tenure, Vec<Parked>),
-    Retire(Gate, Duration),
+    Retire(Gate, Leaving),
 }
 
 impl Order {
@@ -213,14 +214,14 @@ impl<S: Successor> Tenant<S> {
             (Order::Resume(tenure, parked), Tenant::During(value)) => {
                 guarded(async { value.resume(tenure, parked).await }).await.map(|()| Output::Nothing)
             }
-            (Order::Retire(gate, grace), tenant @ Tenant::During(_)) => {
+            (Order::Retire(gate, leaving), tenant @ Tenant::During(_)) => {
                 let Tenant::During(value) = std::mem::replace(tenant, Tenant::Nothing) else {
                     return Err("no value".to_owned());
                 };
                 if let Err(why) = close(&gate).await {
                     tracing::warn!(why, "retiring nevertheless");
                 }
-                guarded(async { value.retire(grace).await }).await.map(|()| Output::Nothing)
+                guarded(async { value.retire(leaving).await }).await.map(|()| Output::Nothing)
             }
             (_, Tenant::Nothing | Tenant::Before { .. } | Tenant::During(_)) => {
                 Err(format!("{hook:?} was called out of order: this is a bug of the framework"))

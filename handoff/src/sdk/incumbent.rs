@@ -2,6 +2,7 @@
 
 use super::HookResult;
 use super::context::{Disk, DrainReport};
+use super::leaving::Leaving;
 use super::parked::Parked;
 use super::tenure::{SealGuard, Sealed, Tenure};
 use crate::ids::Digest;
@@ -33,10 +34,12 @@ pub trait Incumbent: Sized + Send + 'static {
     /// each case (their `accept` gives `None`): accept on those of this one. Connections that were not parked go on.
     fn resume(&mut self, tenure: Tenure, parked: Vec<Parked>) -> impl Future<Output = HookResult<()>> + Send;
 
-    /// Leaves. After a handover its connections are the successor's; at a stop (SIGTERM) nothing was sealed: stop
-    /// accepting, finish what is being answered within the grace, flush, return. By default it just leaves.
-    fn retire(self, grace: Duration) -> impl Future<Output = HookResult<()>> + Send {
-        let _ = grace;
+    /// Leaves. The accept gate is closed. After an exclusive handover its connections are the successor's; under the
+    /// overlap strategy each goes to it by [`Leaving::hand_over`] when it becomes idle; at a stop (SIGTERM) there is
+    /// nobody to hand over to: finish what is being answered within the grace, flush, return. By default it just
+    /// leaves.
+    fn retire(self, leaving: Leaving) -> impl Future<Output = HookResult<()>> + Send {
+        let _ = leaving;
         async { Ok(()) }
     }
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 
 /// The right to serve under one epoch. Exists only after the claim of that epoch is durable.
 #[derive(Debug)]
@@ -22,6 +23,18 @@ pub struct Tenure {
     pub(super) listeners: Vec<(ListenerName, Arc<OwnedFd>)>,
     pub(super) connection_format: u32,
     pub(super) gate: Gate,
+    pub(super) arrivals: Mutex<Option<mpsc::UnboundedReceiver<Parked>>>,
+}
+
+/// Connections that a retiring incumbent lets go of, one by one (overlap strategy).
+#[derive(Debug)]
+pub struct Arrivals(Option<mpsc::UnboundedReceiver<Parked>>);
+
+impl Arrivals {
+    /// The next one; `None` when no more will come. Cancel safe.
+    pub async fn next(&mut self) -> Option<Parked> {
+        self.0.as_mut()?.recv().await
+    }
 }
 
 impl Tenure {
@@ -54,15 +67,35 @@ impl Tenure {
         self.listeners.iter().map(|(name, _)| name)
     }
 
+    /// The connections that the incumbent hands over after this tenure began: none under the exclusive strategy, whose
+    /// connections all come at once. Call it once.
+    #[must_use]
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals(self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+
+    /// A listener of this name of whatever kind, as a descriptor of its own: datagram and seqpacket sockets have no
+    /// accept gate. The description is shared with every other instance: it is non-blocking, change no flag.
+    ///
+    /// # Errors
+    /// When there is no listener of this name.
+    pub fn socket(&self, name: &str) -> HookResult<OwnedFd> {
+        Ok(self.find(name)?.try_clone()?)
+    }
+
+    fn find(&self, name: &str) -> HookResult<&Arc<OwnedFd>> {
+        self.listeners.iter().find(|(n, _)| n.as_str() == name).map(|(_, fd)| fd).ok_or_else(|| {
+            let names = self.listener_names().map(ListenerName::as_str).collect::<Vec<_>>().join(", ");
+            HookError::new(format!("no listener {name:?}: there are [{names}]"))
+        })
+    }
+
     /// The listener of this name, to accept on. Call it once and clone the result.
     ///
     /// # Errors
     /// When there is no listener of this name, or it is none that accepts.
     pub fn listener(&self, name: &str) -> HookResult<Listener> {
-        let Some((_, fd)) = self.listeners.iter().find(|(n, _)| n.as_str() == name) else {
-            let names = self.listener_names().map(ListenerName::as_str).collect::<Vec<_>>().join(", ");
-            return Err(HookError::new(format!("no listener {name:?}: there are [{names}]")));
-        };
+        let fd = self.find(name)?;
         // a descriptor of its own: an earlier tenure's registration of the same one may not be gone yet
         let own = fd.try_clone()?;
         let source = if crate::os::listeners::is_unix(own.as_fd())? {

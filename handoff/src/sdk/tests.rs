@@ -144,7 +144,7 @@ impl Incumbent for Moody {
     async fn resume(&mut self, tenure: Tenure, parked: Vec<Parked>) -> HookResult<()> {
         self.begin(&tenure, parked).await
     }
-    async fn retire(self, _: Duration) -> HookResult<()> {
+    async fn retire(self, _: Leaving) -> HookResult<()> {
         Ok(())
     }
 }

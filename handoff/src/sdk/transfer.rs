@@ -12,7 +12,7 @@ use crate::os::fds::MAX_FDS;
 use crate::wire::{Message, ParkedEntry, Stamped};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 /// Bytes of state in one frame.
@@ -74,17 +74,33 @@ pub(super) async fn hand_over(
         let (count, first) = (batch.entries.len(), sent as u64);
         channel.send(&stamp.on(Message::Parked { first, entries: batch.entries }), fds);
         sent += count;
-        let last = &parked[sent - 1];
-        for chunk in last.state[batch.of_last..].chunks(BATCH_BYTES) {
-            settled(&channel).await?;
-            let more = Message::ParkedMore { index: sent as u64 - 1, bytes: chunk.to_vec() };
-            channel.send(&stamp.on(more), Vec::new());
-        }
-        settled(&channel).await?;
+        rest_of(stamp, &channel, sent as u64 - 1, &parked[sent - 1].state[batch.of_last..]).await?;
         under_way.push_back(sent as u64);
     }
     channel.send(&stamp.on(Message::End { connections: sent as u64 }), Vec::new());
     settled(&channel).await
+}
+
+/// O, after the successor has started (overlap): one connection, whole. Acknowledged later.
+pub(super) async fn hand_over_one(
+    stamp: Stamp,
+    channel: &Sender,
+    index: u64,
+    parked: &Parked,
+) -> Result<(), String> {
+    let batch = Batch::first_of(std::slice::from_ref(parked));
+    let first = Message::Parked { first: index, entries: batch.entries };
+    channel.send(&stamp.on(first), vec![Arc::clone(&parked.fd)]);
+    rest_of(stamp, channel, index, &parked.state[batch.of_last..]).await
+}
+
+/// The state that did not go along with the descriptor.
+async fn rest_of(stamp: Stamp, channel: &Sender, index: u64, state: &[u8]) -> Result<(), String> {
+    for chunk in state.chunks(BATCH_BYTES) {
+        settled(channel).await?;
+        channel.send(&stamp.on(Message::ParkedMore { index, bytes: chunk.to_vec() }), Vec::new());
+    }
+    settled(channel).await
 }
 
 struct Batch {
@@ -178,6 +194,48 @@ pub(super) async fn receive(
         }
     };
     Arrived { parked: arrivals.into_whole(), channel, cut }
+}
+
+/// N, while it serves (overlap): passes on each connection that the incumbent lets go of, until the channel ends.
+/// Acknowledged before it is passed on: from the acknowledgement on nobody else reads it.
+pub(super) async fn receive_each(
+    stamp: Stamp,
+    mut channel: Receiver,
+    answers: Sender,
+    arrived: mpsc::UnboundedSender<Parked>,
+) {
+    let mut current: Option<Arrival> = None;
+    let mut count = 0u64;
+    while let Ok(Received { frame, fds }) = channel.recv().await {
+        if !stamp.is_on(&frame) {
+            continue;
+        }
+        let fits = |state: &[u8], total: usize| state.len() <= total && total <= Parked::MAX_STATE;
+        match frame.message {
+            Message::Parked { first, entries }
+                if first == count && entries.len() == 1 && current.is_none() =>
+            {
+                let (Some(entry), Some(fd)) = (entries.into_iter().next(), fds.into_iter().next()) else {
+                    return;
+                };
+                current = Some(Arrival { fd, total: entry.total as usize, state: entry.bytes });
+            }
+            Message::ParkedMore { index, mut bytes } if index == count => {
+                let Some(arrival) = &mut current else { return };
+                arrival.state.append(&mut bytes);
+            }
+            other => return tracing::warn!(message = other.name(), "out of place on the transfer channel"),
+        }
+        if !current.as_ref().is_some_and(|a| fits(&a.state, a.total)) {
+            return tracing::warn!(connection = count, "more state than was announced");
+        }
+        if let Some(whole) = current.take_if(|a| a.state.len() == a.total) {
+            count += 1;
+            answers.send(&stamp.on(Message::ParkedAck { received: count }), Vec::new());
+            // a server that takes none: its copy is closed here
+            let _ = arrived.send(Parked { fd: Arc::new(whole.fd), state: whole.state.into() });
+        }
+    }
 }
 
 #[derive(Debug, Default)]

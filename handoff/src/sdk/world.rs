@@ -4,6 +4,7 @@ use super::context::{Disk, Progress};
 use super::control::{Adopter, Control};
 use super::gate::Gate;
 use super::host::{Host, Order};
+use super::leaving::{self, Leaving};
 use super::parked::Parked;
 use super::takeover::{Fate, Takeover};
 use super::tenure::{SealGuard, Tenure};
@@ -18,7 +19,7 @@ use crate::os::claims::Claims;
 use crate::os::identity::own_proposal;
 use crate::os::lock::{LineageLock, Lock, LockError};
 use crate::os::timers::Timers;
-use crate::wire::{Hello, Message, Stamped};
+use crate::wire::{Hello, Message, Stamped, Strategy};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -275,6 +276,7 @@ impl InstanceWorld {
     fn tenure(&mut self) -> Tenure {
         self.gate.close();
         self.gate = Gate::open();
+        let arrivals = std::sync::Mutex::new(self.arrivals());
         Tenure {
             epoch: self.epoch,
             instance: self.me(),
@@ -286,6 +288,7 @@ impl InstanceWorld {
                 None => self.connection_format,
             },
             gate: self.gate.clone(),
+            arrivals,
         }
     }
 
@@ -311,15 +314,43 @@ impl InstanceWorld {
                 let parked = std::mem::take(&mut self.parked);
                 Order::Resume(self.tenure(), parked)
             }
-            Hook::Retire => {
-                let grace =
-                    if self.stopping { times::STOP } else { self.retire_grace.unwrap_or(times::START) };
-                Order::Retire(self.gate.clone(), scaled(grace))
-            }
+            Hook::Retire => Order::Retire(self.gate.clone(), self.leaving()),
             Hook::Receive => return self.receive(),
             Hook::HandOver => return self.hand_over(),
         };
         self.host.call(order);
+    }
+
+    fn leaving(&self) -> Leaving {
+        let overlap = self.hello.strategy == Strategy::Overlap;
+        let handover = self.takeover.as_ref().filter(|_| overlap && !self.stopping);
+        let grace = match handover {
+            _ if self.stopping => times::STOP,
+            Some(takeover) => takeover.drain_grace,
+            None => self.retire_grace.unwrap_or(times::START),
+        };
+        let successor = handover.zip(self.transfer.as_ref()).and_then(|(takeover, line)| {
+            Some(Arc::new(leaving::Successor {
+                stamp: self.stamp,
+                channel: line.sender.clone(),
+                acks: self.acks.subscribe(),
+                sent: tokio::sync::Mutex::new(0),
+                connection_format: takeover.connection_format?,
+            }))
+        });
+        Leaving { grace: scaled(grace), successor }
+    }
+
+    /// Under the overlap strategy the incumbent's connections come while this instance serves already: the channel
+    /// is read beside everything else, and its place is free for a successor of this one.
+    fn arrivals(&mut self) -> Option<mpsc::UnboundedReceiver<Parked>> {
+        if self.hello.strategy != Strategy::Overlap || self.letter != "N" {
+            return None;
+        }
+        let line = self.transfer.take()?;
+        let (arrived, arrivals) = mpsc::unbounded_channel();
+        tokio::spawn(transfer::receive_each(self.stamp, line.receiver?, line.sender, arrived));
+        Some(arrivals)
     }
 
     fn receive(&mut self) {

@@ -4,8 +4,8 @@
 //! it leaves a file named after the mode in `REACHED_DIR`: a test that never came to the fault proves nothing.
 
 use handoff::sdk::{
-    Context, Digest, Disk, DrainReport, HookError, HookResult, Incumbent, Launch, Opened, Parked, SealGuard, Sealed,
-    Service, Strategy, Successor, Tenure,
+    Context, Digest, Disk, DrainReport, HookError, HookResult, Incumbent, Launch, Leaving, Opened, Parked,
+    SealGuard, Sealed, Service, Strategy, Successor, Tenure,
 };
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -79,7 +79,8 @@ fn main() -> ExitCode {
             }
         }
         Mode::OtherDataDir => {
-            let dir = std::path::PathBuf::from(std::env::var_os("REACHED_DIR").unwrap_or_default()).join("other-data");
+            let dir = std::path::PathBuf::from(std::env::var_os("REACHED_DIR").unwrap_or_default())
+                .join("other-data");
             if let Err(e) = std::fs::create_dir_all(&dir) {
                 eprintln!("{}: {e}", dir.display());
             }
@@ -149,7 +150,12 @@ impl Bad {
         }
         self.reached();
         let own = std::env::args_os().next().unwrap_or_default();
-        let e = Command::new("/proc/self/exe").arg0(own).args(std::env::args_os().skip(1)).env(key, value).env(AGAIN, "1").exec();
+        let e = Command::new("/proc/self/exe")
+            .arg0(own)
+            .args(std::env::args_os().skip(1))
+            .env(key, value)
+            .env(AGAIN, "1")
+            .exec();
         eprintln!("{}: exec: {e}", self.text);
         Some(ExitCode::FAILURE)
     }
@@ -252,7 +258,7 @@ impl Incumbent for Never {
         Err(HookError::new("never serves"))
     }
 
-    async fn retire(self, _grace: Duration) -> HookResult<()> {
+    async fn retire(self, _: Leaving) -> HookResult<()> {
         Ok(())
     }
 }

@@ -29,6 +29,8 @@ struct Open {
     /// The epoch under which O served when it began.
     base: Epoch,
     successor: InstanceId,
+    /// For the drain hook, and again for what ends after a handover without a freeze.
+    grace: Duration,
     freeze: Duration,
 }
 
@@ -39,7 +41,6 @@ enum State {
     },
     Draining {
         open: Open,
-        drain_grace: Duration,
     },
     Drained {
         open: Open,
@@ -477,16 +478,22 @@ impl Incumbent {
     fn retire(&mut self, open: Open) -> Effects {
         self.refused = open.handoff;
         self.state = State::Retiring { handoff: open.handoff, epoch: open.base };
-        vec![
-            Effect::CloseParked,
-            Effect::Disarm(Timer::Lease),
-            Effect::Disarm(Timer::Freeze),
-            Effect::Disarm(Timer::Started),
-            Effect::Forget(Peer::Successor),
+        let mut effects =
+            vec![Effect::Disarm(Timer::Lease), Effect::Disarm(Timer::Freeze), Effect::Disarm(Timer::Started)];
+        let grace = match self.strategy {
+            Strategy::Exclusive => {
+                effects.extend([Effect::CloseParked, Effect::Forget(Peer::Successor)]);
+                times::START
+            }
+            // nothing was parked: each connection goes over the transfer channel when it becomes idle
+            Strategy::Overlap => open.grace,
+        };
+        effects.extend([
             self.say(&open, Message::Retiring),
-            Effect::Arm(Timer::Grace, times::START),
+            Effect::Arm(Timer::Grace, grace),
             Effect::Call(Hook::Retire),
-        ]
+        ]);
+        effects
     }
 
     fn finish(&mut self, ending: Ending) -> Effects {
@@ -542,7 +549,7 @@ impl Machine for Incumbent {
         }
         match self.state.clone() {
             State::Active { epoch } => self.active_on(epoch, event),
-            State::Draining { open, drain_grace } => self.draining_on(open, drain_grace, event),
+            State::Draining { open } => self.draining_on(open, event),
             State::Drained { open } => self.drained_on(open, event),
             State::Sealing { open, interrupted } => self.sealing_on(open, interrupted, event),
             State::Sealed { open, digest, trail } => self.sealed_on(open, digest, trail, event),

@@ -4,7 +4,6 @@ use super::{Event, Incumbent, Open, Stage, State, Trail};
 use crate::ids::{Digest, Epoch, HandoffId};
 use crate::machine::step::{Effect, Effects, Ending, Hook, Peer, Step, Timer, times};
 use crate::wire::{Message, PREPARE_HANDOFF, Refused, Strategy};
-use std::time::Duration;
 
 /// The events that a row has no use for, spelled out so that a new one must be considered in every row.
 macro_rules! rest {
@@ -22,10 +21,10 @@ impl Incumbent {
                 )]
             }
             Event::Prepare { handoff, epoch: base, successor, drain_grace, freeze } => {
-                let open = Open { handoff, base, successor, freeze };
+                let open = Open { handoff, base, successor, grace: drain_grace, freeze };
                 match self.strategy {
                     Strategy::Exclusive => {
-                        self.state = State::Draining { open, drain_grace };
+                        self.state = State::Draining { open };
                         vec![Effect::Propose, self.lease(), Effect::Call(Hook::Drain)]
                     }
                     Strategy::Overlap => {
@@ -69,7 +68,7 @@ impl Incumbent {
         }
     }
 
-    pub(super) fn draining_on(&mut self, open: Open, drain_grace: Duration, event: Event) -> Effects {
+    pub(super) fn draining_on(&mut self, open: Open, event: Event) -> Effects {
         match event {
             Event::Drained(Ok(count)) => {
                 self.state = State::Drained { open };
@@ -111,10 +110,7 @@ impl Incumbent {
                 Claimed,
                 Failed,
                 Alien
-            ) => {
-                let _ = drain_grace;
-                self.violation(event)
-            }
+            ) => self.violation(event),
         }
     }
 
