@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How often the accept queues are looked at while the service stands still.
 const SAMPLE: Duration = Duration::from_millis(1);
+/// After so many frames in a row everybody else is looked at once: a peer that floods holds nobody.
+const FRAMES_IN_A_ROW: u32 = 64;
 
 #[derive(Debug)]
 enum Event {
@@ -40,7 +42,16 @@ impl World {
             if let Some(input) = self.inputs.pop_front() {
                 return input;
             }
-            match self.wait().await {
+            let event = match self.overdue() {
+                Some(event) => {
+                    tokio::task::yield_now().await;
+                    event
+                }
+                None => self.wait().await,
+            };
+            self.frames_in_a_row =
+                if matches!(event, Event::Frame(..)) { self.frames_in_a_row + 1 } else { 0 };
+            match event {
                 Event::Frame(id, Ok(received)) => self.received(id, received),
                 Event::Frame(id, Err(why)) => self.closed(id, &why),
                 Event::News(news) => self.heard(news),
@@ -58,6 +69,22 @@ impl World {
                 Event::Sample => self.sample_queues(),
             }
         }
+    }
+
+    /// What waits behind a flood of frames.
+    fn overdue(&mut self) -> Option<Event> {
+        if self.frames_in_a_row < FRAMES_IN_A_ROW {
+            return None;
+        }
+        self.frames_in_a_row = 0;
+        if let Ok(news) = self.news.try_recv() {
+            return Some(Event::News(news));
+        }
+        if let Ok(order) = self.orders.try_recv() {
+            return Some(Event::Order(order));
+        }
+        let due = self.beats.next().is_some_and(|at| at <= tokio::time::Instant::now());
+        Some(if due { Event::Beat } else { Event::Timer })
     }
 
     async fn wait(&mut self) -> Event {

@@ -310,13 +310,13 @@ mod tests {
     async fn every_end_is_answered_once_it_is_true() {
         let (tell, mut news) = mpsc::unbounded_channel();
         let group = ProcessGroup::with_options(ProcessGroupOptions::default()).expect("a group");
-        // obeys no TERM: only the second order ends the grace
+        // obeys no TERM: only haste ends the grace
         let stubborn = Command::new("sh").arg("-c").arg("trap '' TERM; while :; do sleep 1000; done");
         let process = group.start(&stubborn).await.expect("started");
         let mut instance = Instance::contained(InstanceId(7), group);
         instance.end(Some(Duration::from_secs(3600)), &tell);
         assert!(process.pid().is_some());
-        instance.end(None, &tell);
+        instance.hurry(Duration::ZERO);
         assert_eq!(gone(&mut news).await, InstanceId(7));
         instance.is_gone();
         instance.end(None, &tell);

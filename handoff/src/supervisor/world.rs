@@ -68,6 +68,7 @@ pub(super) struct World {
     pub(super) beats: Timers<Beat>,
     pub(super) heart: u64,
     pub(super) inputs: VecDeque<Input>,
+    pub(super) frames_in_a_row: u32,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) news: mpsc::UnboundedReceiver<News>,
     pub(super) tell: Tell,
