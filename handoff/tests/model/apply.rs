@@ -4,13 +4,14 @@ use crate::hello;
 use crate::moves::{Act, Cut, Move, Who};
 use crate::perform;
 use crate::rules::{Mutant, Rules};
-use crate::world::{Finding, Inbox, Link, Mode, OpenRecord, PeerView, Proc, Running, Stream, Sup, World};
+use crate::world::{
+    Finding, Inbox, Link, Mode, OpenRecord, Part, PeerView, Proc, Running, Stream, Sup, World,
+};
 use handoff::ids::{Digest, Epoch, HandoffId, InstanceId};
 use handoff::machine::recovery::{Found, recover};
 use handoff::machine::{Command, Effect, Ended, Hook, Input, Machine, Peer, Report, Step, Upgrade};
 use handoff::wire::{Message, Refused, Role, Stamped};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What a rule says that was broken, and how.
@@ -50,12 +51,12 @@ pub(crate) fn digest(revision: u8) -> Digest {
 fn stop_or_kill(w: &mut World, who: Who, kill: bool) {
     match who {
         Who::S if kill => supervisor_dies(w),
-        Who::S => Arc::make_mut(&mut w.sup).stopped = true,
+        Who::S => w.sup.edit().stopped = true,
         Who::P(n) => {
             w.ghost.hurt |= 1 << n;
             if kill {
                 process_dies(w, n);
-            } else if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+            } else if let Some(live) = w.procs[n].edit().live.as_mut() {
                 live.stopped = true;
             }
         }
@@ -64,12 +65,12 @@ fn stop_or_kill(w: &mut World, who: Who, kill: bool) {
 }
 
 fn supervisor_dies(w: &mut World) {
-    let sup = Arc::make_mut(&mut w.sup);
+    let sup = w.sup.edit();
     sup.mode = Mode::Dead;
     sup.stopped = false;
     let generation = sup.generation;
     for proc in &mut w.procs {
-        let proc = Arc::make_mut(proc);
+        let proc = proc.edit();
         if let Some(live) = &mut proc.live {
             for link in live.link.iter_mut().chain(&mut live.knock) {
                 if link.generation == generation {
@@ -82,7 +83,7 @@ fn supervisor_dies(w: &mut World) {
 
 pub(crate) fn process_dies(w: &mut World, n: usize) {
     let id = w.procs[n].id;
-    w.procs[n] = Arc::new(Proc { id, live: None });
+    w.procs[n] = Part::new(Proc { id, live: None });
     if w.disk.lock == Some(id) {
         w.disk_mut().lock = None;
     }
@@ -91,7 +92,7 @@ pub(crate) fn process_dies(w: &mut World, n: usize) {
             inbox.stream.eof = true;
         }
     };
-    match &mut Arc::make_mut(&mut w.sup).mode {
+    match &mut w.sup.edit().mode {
         Mode::Dead => {}
         Mode::Finding { inboxes, .. } => closes(inboxes),
         Mode::Running(r) => closes(&mut r.inboxes),
@@ -99,7 +100,7 @@ pub(crate) fn process_dies(w: &mut World, n: usize) {
     for m in 0..w.procs.len() {
         let sees = w.procs[m].live.as_ref().and_then(|l| l.peer.as_ref()).is_some_and(|p| p.id == id);
         if sees
-            && let Some(live) = Arc::make_mut(&mut w.procs[m]).live.as_mut()
+            && let Some(live) = w.procs[m].edit().live.as_mut()
             && let Some(stream) = live.peer.as_mut().and_then(|p| p.transfer.as_mut())
         {
             stream.eof = true;
@@ -139,9 +140,9 @@ pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) ->
         (Who::World, Act::Power { keep }) => power_loss(&mut w, keep),
         (who, Act::Kill) => stop_or_kill(&mut w, who, true),
         (who, Act::Stop) => stop_or_kill(&mut w, who, false),
-        (Who::S, Act::Cont) => Arc::make_mut(&mut w.sup).stopped = false,
+        (Who::S, Act::Cont) => w.sup.edit().stopped = false,
         (Who::P(n), Act::Cont) => {
-            if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+            if let Some(live) = w.procs[n].edit().live.as_mut() {
                 live.stopped = false;
             }
         }
@@ -149,7 +150,7 @@ pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) ->
         (Who::P(n), Act::Write) => write(&mut w, n),
         (Who::P(n), Act::Drop) => drop_channel(&mut w, n),
         (Who::P(n), Act::Accept) => {
-            if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+            if let Some(live) = w.procs[n].edit().live.as_mut() {
                 live.link = live.knock.take();
             }
         }
@@ -171,7 +172,7 @@ fn write(w: &mut World, n: usize) {
     let disk = w.disk_mut();
     disk.revision += 1;
     let revision = disk.revision;
-    if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+    if let Some(live) = w.procs[n].edit().live.as_mut() {
         live.memory = Some(revision);
         if let Some(epoch) = live.tenure {
             w.disk_mut().stamped = epoch;
@@ -182,9 +183,7 @@ fn write(w: &mut World, n: usize) {
 fn drop_channel(w: &mut World, n: usize) {
     w.ghost.hurt |= 1 << n;
     let id = w.procs[n].id;
-    if let Some(link) =
-        Arc::make_mut(&mut w.procs[n]).live.as_mut().and_then(|live| live.link.as_mut())
-    {
+    if let Some(link) = w.procs[n].edit().live.as_mut().and_then(|live| live.link.as_mut()) {
         link.stream.frames.clear();
         link.stream.eof = true;
     }
@@ -193,7 +192,7 @@ fn drop_channel(w: &mut World, n: usize) {
             inbox.stream = Stream { frames: VecDeque::new(), eof: true };
         }
     };
-    match &mut Arc::make_mut(&mut w.sup).mode {
+    match &mut w.sup.edit().mode {
         Mode::Dead => {}
         Mode::Finding { inboxes, .. } => breaks(inboxes),
         Mode::Running(r) => breaks(&mut r.inboxes),
@@ -210,13 +209,13 @@ fn restart(w: &mut World) {
     let mut inboxes = Vec::new();
     for proc in &mut w.procs {
         let from = proc.id;
-        if let Some(live) = Arc::make_mut(proc).live.as_mut() {
+        if let Some(live) = proc.edit().live.as_mut() {
             let stream = Stream { frames: [adopt(generation)].into(), eof: false };
             live.knock = Some(Link { generation, stream });
             inboxes.push(Inbox { from, stream: Stream::default() });
         }
     }
-    w.sup = Arc::new(Sup { generation, stopped: false, mode: Mode::Finding { inboxes, found: Vec::new() } });
+    w.sup = Part::new(Sup { generation, stopped: false, mode: Mode::Finding { inboxes, found: Vec::new() } });
 }
 
 fn recovered(w: &mut World, seen: &mut Seen) -> Result<(), Broken> {
@@ -247,13 +246,13 @@ fn recovered(w: &mut World, seen: &mut Seen) -> Result<(), Broken> {
     for n in 0..w.procs.len() {
         let id = w.procs[n].id;
         if r.name_of(id).is_none()
-            && let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut()
+            && let Some(live) = w.procs[n].edit().live.as_mut()
         {
             live.doomed = true;
             r.strangers.push(id);
         }
     }
-    Arc::make_mut(&mut w.sup).mode = Mode::Running(Box::new(r));
+    w.sup.edit().mode = Mode::Running(Box::new(r));
     Ok(())
 }
 
@@ -261,7 +260,7 @@ fn recovered(w: &mut World, seen: &mut Seen) -> Result<(), Broken> {
 fn supervisor_input(w: &mut World, act: Act) -> Option<Input> {
     let rounds = w.rounds;
     let from = if let Act::Frame(n) | Act::Closed(n) = act { Some(w.procs[n].id) } else { None };
-    if let Mode::Finding { inboxes, found } = &mut Arc::make_mut(&mut w.sup).mode {
+    if let Mode::Finding { inboxes, found } = &mut w.sup.edit().mode {
         let inbox = inboxes.iter_mut().find(|inbox| Some(inbox.from) == from)?;
         let frame = inbox.stream.frames.pop_front()?;
         if let Message::Adopted { standing, epoch, handoff, peer } = frame.message {
@@ -269,7 +268,7 @@ fn supervisor_input(w: &mut World, act: Act) -> Option<Input> {
         }
         return None;
     }
-    let disk = Arc::clone(&w.disk);
+    let disk = w.disk.clone();
     let r = w.running_mut()?;
     Some(match act {
         Act::Answer => r.answers.pop_front()?,
@@ -325,7 +324,7 @@ fn supervisor_step(w: &mut World, act: Act, cut: Cut, rules: &Rules, seen: &mut 
         seen.tell(|| format!("         {} <- {input:?}", r.machine.state_name()));
         let effects = r.machine.handle(input);
         seen.tell(|| format!("         -> {}", r.machine.state_name()));
-        perform::rewrite_supervisor(effects, rules).into()
+        effects.into()
     };
     seen.effects.extend(todo.iter().cloned());
     let done = cut_at(&todo, cut);
@@ -338,7 +337,7 @@ fn supervisor_step(w: &mut World, act: Act, cut: Cut, rules: &Rules, seen: &mut 
             }
             return Ok(());
         }
-        perform::supervisor(w, effect.clone(), seen)?;
+        perform::supervisor(w, effect.clone(), rules, seen)?;
     }
     after_cut(w, Who::S, cut, todo, done)
 }
@@ -372,7 +371,7 @@ fn after_cut(
                     }
                 }
                 Who::P(n) => {
-                    if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+                    if let Some(live) = w.procs[n].edit().live.as_mut() {
                         live.todo = rest;
                     }
                 }
@@ -402,7 +401,7 @@ fn process_input(w: &mut World, n: usize, act: Act, rules: &Rules) -> Option<Inp
     let revision = w.disk.revision;
     let stamped = w.disk.stamped;
     let id = w.procs[n].id;
-    let live = Arc::make_mut(&mut w.procs[n]).live.as_mut()?;
+    let live = w.procs[n].edit().live.as_mut()?;
     Some(match act {
         Act::Answer => live.answers.pop_front()?,
         Act::Frame(_) => {
@@ -420,7 +419,7 @@ fn process_input(w: &mut World, n: usize, act: Act, rules: &Rules) -> Option<Inp
                 Message::PrepareHandoff { successor, .. } if live.machine.handoff().is_none() => {
                     live.handoff = frame.handoff;
                     let stream = Stream { frames: VecDeque::new(), eof: !w.alive(*successor) };
-                    let live = Arc::make_mut(&mut w.procs[n]).live.as_mut()?;
+                    let live = w.procs[n].edit().live.as_mut()?;
                     live.peer = Some(PeerView {
                         id: *successor,
                         transfer: Some(stream),
@@ -490,7 +489,7 @@ fn process_input(w: &mut World, n: usize, act: Act, rules: &Rules) -> Option<Inp
 }
 
 fn hook_done(w: &mut World, n: usize, hook: Hook, revision: u8, stamped: Epoch) -> Option<Input> {
-    let live = Arc::make_mut(&mut w.procs[n]).live.as_mut()?;
+    let live = w.procs[n].edit().live.as_mut()?;
     let report = match hook {
         Hook::Warm => Report::Warmed { loaded: String::new(), revision: 0 },
         Hook::Open => {
@@ -531,11 +530,11 @@ fn process_step(
     seen: &mut Seen,
 ) -> Result<(), Broken> {
     let todo: VecDeque<Effect> = if act == Act::Continue {
-        let live = Arc::make_mut(&mut w.procs[n]).live.as_mut();
+        let live = w.procs[n].edit().live.as_mut();
         live.map(|live| std::mem::take(&mut live.todo)).unwrap_or_default()
     } else {
         let Some(input) = process_input(w, n, act, rules) else { return Ok(()) };
-        let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() else { return Ok(()) };
+        let Some(live) = w.procs[n].edit().live.as_mut() else { return Ok(()) };
         seen.tell(|| format!("         {} <- {input:?}", live.machine.state_name()));
         let effects = perform::handle(live, input, rules);
         seen.tell(|| format!("         -> {}", live.machine.state_name()));
@@ -551,7 +550,7 @@ fn process_step(
             if cut == Cut::FailDone(k) {
                 perform::process(w, n, effect.clone(), rules, seen)?;
             }
-            if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+            if let Some(live) = w.procs[n].edit().live.as_mut() {
                 live.answers.clear();
                 live.answers.push_back(Input::Failed(step_of(effect), String::new()));
             }
@@ -571,9 +570,9 @@ pub(crate) fn first(rules: &Rules) -> World {
     let mut r = Running::new(machine);
     r.answers.push_back(Input::Command(Command::Start));
     World {
-        sup: Arc::new(Sup { generation: 1, stopped: false, mode: Mode::Running(Box::new(r)) }),
+        sup: Part::new(Sup { generation: 1, stopped: false, mode: Mode::Running(Box::new(r)) }),
         procs: Vec::new(),
-        disk: Arc::new(crate::world::Disk {
+        disk: Part::new(crate::world::Disk {
             claims: Vec::new(),
             proposals: Default::default(),
             lock: None,
@@ -584,12 +583,7 @@ pub(crate) fn first(rules: &Rules) -> World {
         faults: rules.faults,
         upgrades: rules.upgrades,
         rounds: 0,
-        ghost: crate::world::Ghost {
-            last: (Epoch::ZERO, InstanceId::NIL),
-            hurt: 0,
-            begun: 0,
-            served: 0,
-        },
+        ghost: crate::world::Ghost { last: (Epoch::ZERO, InstanceId::NIL), hurt: 0, begun: 0, served: 0 },
     }
 }
 
@@ -601,5 +595,5 @@ pub(crate) fn spawn(w: &mut World, id: InstanceId, successor: bool) {
     } else {
         handoff::machine::Instance::cold(hello(id, Role::Cold, epoch))
     };
-    w.procs.push(Arc::new(Proc { id, live: Some(crate::world::Live::new(machine, generation)) }));
+    w.procs.push(Part::new(Proc { id, live: Some(crate::world::Live::new(machine, generation)) }));
 }

@@ -28,7 +28,7 @@ pub(crate) struct Reached {
     pub(crate) cold_start_new: bool,
     pub(crate) adopted_active_successor: bool,
     pub(crate) self_commit: bool,
-    pub(crate) waits_for_hung_successor: bool,
+    pub(crate) resolves_while_hung_successor_locks: bool,
 }
 
 pub(crate) fn describe(w: &World) -> String {
@@ -85,14 +85,15 @@ pub(crate) fn settle(mut w: World, rules: &Rules) -> Result<World, Broken> {
 }
 
 /// L1 and L2: nothing happens any more, and it is a good end.
-pub(crate) fn terminal(w: &World, rules: &Rules) -> Result<(), Broken> {
+pub(crate) fn terminal(w: &World) -> Result<(), Broken> {
     let live: Vec<_> = w.procs.iter().filter_map(|p| p.live.as_ref().map(|l| (p.id, l))).collect();
     let serving: Vec<_> = live.iter().filter(|(_, l)| l.tenure.is_some()).collect();
     let bad = |rule, what: &str| broken(rule, format!("{what}: {}", describe(w)));
     let gone = matches!(w.sup.mode, Mode::Dead) || w.sup.stopped;
     if gone {
         if live.iter().any(|(_, l)| l.stopped) {
-            return Ok(());
+            let idle = serving.is_empty() && live.iter().any(|(_, l)| !l.stopped);
+            return if idle { bad("L2", "S is gone and a healthy process waits for ever") } else { Ok(()) };
         }
         if serving.len() == 1 && live.len() == 1 {
             return Ok(());
@@ -108,7 +109,8 @@ pub(crate) fn terminal(w: &World, rules: &Rules) -> Result<(), Broken> {
         }
         // where O had claimed the next epoch, N was right to leave
         let taken = w.disk.highest().is_some_and(|(epoch, owner)| epoch > Epoch(1) && owner == w.procs[0].id);
-        if !taken && successor_began && (1..w.procs.len()).any(|n| w.ghost.begun & (1 << n) != 0 && unhurt(n)) {
+        if !taken && successor_began && (1..w.procs.len()).any(|n| w.ghost.begun & (1 << n) != 0 && unhurt(n))
+        {
             return bad("L2", "S is gone, N was healthy and told Begin: nobody serves");
         }
         return Ok(());
@@ -130,7 +132,6 @@ pub(crate) fn terminal(w: &World, rules: &Rules) -> Result<(), Broken> {
     if w.disk.open.is_some() {
         return bad("L1", "the journal shows an open handoff");
     }
-    let _ = rules;
     Ok(())
 }
 
@@ -250,15 +251,15 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
                         reached.reclaimed |= steps == 2;
                     }
                     Effect::Claim(_) => {
-                        reached.self_commit |= mv.act == Act::Expired(Timer::SelfCommit)
-                            && matches!(after.sup.mode, Mode::Dead);
+                        reached.self_commit |=
+                            mv.act == Act::Expired(Timer::SelfCommit) && matches!(after.sup.mode, Mode::Dead);
                     }
                     _ => {}
                 }
             }
-            if l.locking == Some(false) {
+            if ["Resolving", "Taking (ending N)"].contains(&l.machine.state_name()) {
                 let holder = after.disk.lock.and_then(|id| after.live(id));
-                reached.waits_for_hung_successor |= holder.is_some_and(|h| h.stopped);
+                reached.resolves_while_hung_successor_locks |= holder.is_some_and(|h| h.stopped);
             }
         }
         Who::S => {

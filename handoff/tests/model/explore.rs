@@ -62,13 +62,8 @@ pub(crate) fn explore(rules: &Rules) -> Found {
     let mut nodes: Vec<(u32, Move)> = vec![(0, Move { who: Who::World, act: Act::Answer, cut: Cut::None })];
     let mut queue = VecDeque::from([(0u32, initial.clone())]);
     let mut checked = Checked::default();
-    let mut found = Found {
-        states: 1,
-        terminal: 0,
-        reached: Reached::default(),
-        violation: None,
-        cut_short: false,
-    };
+    let mut found =
+        Found { states: 1, terminal: 0, reached: Reached::default(), violation: None, cut_short: false };
     let mut seen = Seen::default();
     while let Some((node, w)) = queue.pop_front() {
         let list = moves(&w, rules);
@@ -122,8 +117,10 @@ fn judge(
         let restarts = list.lazy.iter().any(|mv| mv.act == Act::Restart);
         if !restarts {
             found.terminal += 1;
-            check::terminal(w, rules)?;
-            check::next_upgrade(w, rules, checked)?;
+            if !rules.safety_only {
+                check::terminal(w)?;
+                check::next_upgrade(w, rules, checked)?;
+            }
         }
     }
     if found.states > u32::MAX as usize {
@@ -141,10 +138,10 @@ fn cuts<'a>(mv: Move, effects: &'a [Effect], rules: &'a Rules) -> impl Iterator<
     let inside = (1..n)
         .filter(move |k| seen_outside(&effects[k - 1]) && effects[*k..].iter().any(seen_outside))
         .flat_map(move |k| {
-            let stop = rules.stops.then_some(Cut::Stop(k));
-            [Some(Cut::Kill(k)), stop].into_iter().flatten()
+            [Some(Cut::Kill(k)), rules.kinds.stops.then_some(Cut::Stop(k))].into_iter().flatten()
         });
     let failing = (0..n).flat_map(move |k| match &effects[k] {
+        _ if !rules.kinds.errors => Vec::new(),
         Effect::Propose | Effect::SyncClaim(_) | Effect::Spawn(..) => vec![Cut::Fail(k)],
         Effect::Persist(record) if record.is_essential() => vec![Cut::Fail(k)],
         Effect::Claim(_) => vec![Cut::Fail(k), Cut::FailDone(k)],

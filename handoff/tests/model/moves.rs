@@ -59,7 +59,9 @@ pub(crate) enum Act {
     /// The channel between S and this process breaks, both live.
     Drop,
     /// Power loss; unsynced claims survive or not.
-    Power { keep: bool },
+    Power {
+        keep: bool,
+    },
 }
 
 /// Where in the effect list of a step a fault strikes.
@@ -99,7 +101,7 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
             process(w, n, live, &mut out);
         }
     }
-    if w.faults > 0 && w.rounds > 0 && rules.power {
+    if w.faults > 0 && w.rounds > 0 && rules.kinds.power {
         for keep in [false, true] {
             out.faults.push(m(Who::World, Act::Power { keep }));
         }
@@ -111,7 +113,18 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
     if w.faults == 0 {
         out.faults.clear();
     }
+    out.faults.retain(|mv| affordable(mv.act, rules));
     out
+}
+
+fn affordable(act: Act, rules: &Rules) -> bool {
+    match act {
+        Act::HookFails(_) | Act::Unhealthy => rules.kinds.errors,
+        Act::Stop => rules.kinds.stops,
+        Act::Drop => rules.kinds.drops,
+        Act::Expired(_) | Act::LockTimeout | Act::Recover | Act::AbortOrder => rules.kinds.hurry,
+        _ => true,
+    }
 }
 
 fn supervisor(w: &World, rules: &Rules, out: &mut Moves) {
@@ -126,7 +139,7 @@ fn supervisor(w: &World, rules: &Rules, out: &mut Moves) {
         Mode::Finding { .. } | Mode::Running(_) => {
             if w.sup.stopped {
                 out.lazy.push(s(Act::Cont));
-            } else if rules.stops {
+            } else {
                 out.faults.push(s(Act::Stop));
             }
             out.faults.push(s(Act::Kill));
@@ -214,7 +227,8 @@ fn running(w: &World, r: &Running, out: &mut Moves) {
     }
     for timer in &r.timers {
         // heartbeats keep a live incumbent from being silent
-        let linked = |l: &Live| l.link.as_ref().is_some_and(|k| k.generation == w.sup.generation && !k.stream.eof);
+        let linked =
+            |l: &Live| l.link.as_ref().is_some_and(|k| k.generation == w.sup.generation && !k.stream.eof);
         let unlikely = *timer == Timer::Silent
             && r.incumbent.and_then(|id| w.live(id)).is_some_and(|l| !l.stopped && !l.doomed && linked(l));
         let list = if unlikely { &mut out.faults } else { &mut out.timers };

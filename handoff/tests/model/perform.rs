@@ -1,13 +1,12 @@
 //! Effects, performed on the small world, and the rewriting that makes a mutant.
 
 use crate::apply::{Broken, Seen, adopt, broken, process_dies, spawn};
-use crate::rules::{Mutant, Rules};
+use crate::rules::{Fences, Mutant, Rules};
 use crate::world::{ClaimFile, Inbox, Link, Live, Mode, OpenRecord, Stream, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::journal::Record;
 use handoff::machine::{Effect, Ended, Hook, Input, Machine, Outcome, Peer, Timer};
 use handoff::wire::{Message, Stamped};
-use std::sync::Arc;
 
 /// The machine's step, with what a mutant does to it.
 pub(crate) fn handle(live: &mut Live, input: Input, rules: &Rules) -> Vec<Effect> {
@@ -49,21 +48,6 @@ pub(crate) fn rewrite_process(live: &Live, effects: Vec<Effect>, rules: &Rules) 
     out
 }
 
-pub(crate) fn rewrite_supervisor(effects: Vec<Effect>, rules: &Rules) -> Vec<Effect> {
-    if !rules.is(Mutant::KillBeforeArbitration) {
-        return effects;
-    }
-    effects
-        .into_iter()
-        .flat_map(|effect| match &effect {
-            Effect::Send(Peer::Incumbent, frame) if frame.message == Message::Resolve => {
-                vec![Effect::Kill(Peer::Successor), effect]
-            }
-            _ => vec![effect],
-        })
-        .collect()
-}
-
 fn to_instance(w: &mut World, id: InstanceId, frame: Stamped) {
     let generation = w.sup.generation;
     if let Some(live) = w.live_mut(id)
@@ -81,7 +65,7 @@ pub(crate) fn to_supervisor(w: &mut World, id: InstanceId, frame: Stamped) {
     if linked.is_none_or(|link| link.generation != generation) {
         return;
     }
-    match &mut Arc::make_mut(&mut w.sup).mode {
+    match &mut w.sup.edit().mode {
         Mode::Dead => {}
         Mode::Finding { inboxes, .. } => push(inboxes, id, frame),
         Mode::Running(r) => push(&mut r.inboxes, id, frame),
@@ -103,7 +87,12 @@ fn doom(w: &mut World, id: InstanceId) {
     }
 }
 
-pub(crate) fn supervisor(w: &mut World, effect: Effect, seen: &mut Seen) -> Result<(), Broken> {
+pub(crate) fn supervisor(
+    w: &mut World,
+    effect: Effect,
+    rules: &Rules,
+    seen: &mut Seen,
+) -> Result<(), Broken> {
     let Some(r) = w.running() else { return Ok(()) };
     match effect {
         Effect::Persist(record) => journal(w, &record),
@@ -188,7 +177,9 @@ pub(crate) fn supervisor(w: &mut World, effect: Effect, seen: &mut Seen) -> Resu
             }
         }
         Effect::Report(ended) => {
-            check_ended(w, &ended)?;
+            if !rules.safety_only {
+                check_ended(w, &ended)?;
+            }
             seen.ended.push(ended);
         }
         Effect::Finish(_)
@@ -333,6 +324,10 @@ pub(crate) fn process(
             }
         }
         Effect::Kill(Peer::Successor) => {
+            if rules.fences().no_end {
+                answer(w, n, Input::Gone(Peer::Successor));
+                return Ok(());
+            }
             let peer = w.live_mut(id).and_then(|l| l.peer.as_mut()).map(|peer| {
                 peer.kill_due = true;
                 peer.id
@@ -345,11 +340,11 @@ pub(crate) fn process(
         Effect::Arm(timer, _) => drop(w.live_mut(id).map(|l| l.timers.insert(timer))),
         Effect::Disarm(timer) => drop(w.live_mut(id).map(|l| l.timers.remove(&timer))),
         Effect::Lock(patience) => {
-            if w.disk.lock == Some(id) {
-                let highest = w.disk.highest();
+            let Fences { no_lock, no_claim, .. } = rules.fences();
+            if w.disk.lock == Some(id) || no_lock {
+                // what is seen under the lock belongs to the claims
+                let highest = w.disk.highest().filter(|_| !no_claim);
                 answer(w, n, Input::Locked { highest });
-            } else if matches!(rules.mutant, Some(Mutant::LockIgnored | Mutant::LockAndClaimIgnored)) {
-                answer(w, n, Input::Locked { highest: None });
             } else if let Some(live) = w.live_mut(id) {
                 live.locking = Some(patience.is_some());
             }
@@ -381,7 +376,7 @@ pub(crate) fn process(
 }
 
 fn answer(w: &mut World, n: usize, input: Input) {
-    if let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() {
+    if let Some(live) = w.procs[n].edit().live.as_mut() {
         live.answers.push_back(input);
     }
 }
@@ -389,7 +384,7 @@ fn answer(w: &mut World, n: usize, input: Input) {
 fn claim(w: &mut World, n: usize, epoch: Epoch, rules: &Rules) {
     let (handoff, me) = key(w, n);
     let ignored = match rules.mutant {
-        Some(Mutant::ClaimIgnored | Mutant::LockAndClaimIgnored) => true,
+        Some(Mutant::Fences(fences)) => fences.no_claim,
         Some(Mutant::ResumeWithoutClaim) => {
             w.live(me).is_some_and(|l| l.peer.is_some() && epoch == l.machine.epoch().next())
         }
@@ -420,7 +415,7 @@ fn tidy(w: &mut World, n: usize) {
 
 fn call(w: &mut World, n: usize, hook: Hook, rules: &Rules) -> Result<(), Broken> {
     let id = w.procs[n].id;
-    let Some(live) = Arc::make_mut(&mut w.procs[n]).live.as_mut() else { return Ok(()) };
+    let Some(live) = w.procs[n].edit().live.as_mut() else { return Ok(()) };
     live.hooks.insert(hook);
     if matches!(hook, Hook::Serve | Hook::Resume) {
         let epoch = live.machine.tenure();
@@ -438,10 +433,7 @@ fn begin_tenure(
     hook: Hook,
     rules: &Rules,
 ) -> Result<(), Broken> {
-    let fences = !matches!(
-        rules.mutant,
-        Some(Mutant::LockIgnored | Mutant::ClaimIgnored | Mutant::LockAndClaimIgnored)
-    );
+    let fences = !matches!(rules.mutant, Some(Mutant::Fences(_)));
     if fences {
         match w.disk.claim(epoch) {
             Some(claim) if claim.owner == id && claim.durable => {}
@@ -462,7 +454,8 @@ fn begin_tenure(
     if live.memory != Some(revision) {
         return broken("I2", format!("{id} serves with revision {:?}, the disk has {revision}", live.memory));
     }
-    if let (Hook::Resume, Some(peer)) = (hook, &live.peer)
+    if fences
+        && let (Hook::Resume, Some(peer)) = (hook, &live.peer)
         && let Some(m) = w.index(peer.id)
         && w.ghost.served & (1 << m) != 0
     {

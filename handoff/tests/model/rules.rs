@@ -9,16 +9,45 @@ pub(crate) struct Rules {
     pub(crate) faults: u8,
     /// Upgrades in all.
     pub(crate) upgrades: u8,
-    pub(crate) power: bool,
-    pub(crate) stops: bool,
+    /// Beside kill -9 at every effect.
+    pub(crate) kinds: Kinds,
     pub(crate) mutant: Option<Mutant>,
+    /// Only what must never happen is judged, not how it ends.
+    pub(crate) safety_only: bool,
     /// Give up beyond this many states.
     pub(crate) limit: usize,
 }
 
+/// Kinds of faults that can be left out, to afford more of the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kinds {
+    /// Everything dies, what was not synced may be lost.
+    pub(crate) power: bool,
+    /// Hooks, proposals, claims, fsyncs, spawns and essential records fail.
+    pub(crate) errors: bool,
+    /// Channels break while both ends live.
+    pub(crate) drops: bool,
+    /// SIGSTOP, and CONT at any later time or never.
+    pub(crate) stops: bool,
+    /// Timers run out although something else was about to happen; the operator aborts.
+    pub(crate) hurry: bool,
+}
+
+impl Kinds {
+    pub(crate) const ALL: Kinds = Kinds { power: true, errors: true, drops: true, stops: true, hurry: true };
+    pub(crate) const KILLS: Kinds =
+        Kinds { power: false, errors: false, drops: false, stops: false, hurry: false };
+    pub(crate) const STOPS: Kinds = Kinds { stops: true, ..Kinds::KILLS };
+}
+
 impl Rules {
-    pub(crate) fn new(restartable: bool, faults: u8) -> Self {
-        Self { restartable, faults, upgrades: 1, power: true, stops: true, mutant: None, limit: usize::MAX }
+    pub(crate) fn new(restartable: bool, faults: u8, kinds: Kinds) -> Self {
+        Self { restartable, faults, upgrades: 1, kinds, mutant: None, safety_only: false, limit: usize::MAX }
+    }
+
+    pub(crate) fn fences(&self) -> Fences {
+        let whole = Fences { no_claim: false, no_lock: false, no_end: false };
+        if let Some(Mutant::Fences(fences)) = self.mutant { fences } else { whole }
     }
 
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
@@ -33,12 +62,8 @@ pub(crate) enum Mutant {
     ClaimNotSynced,
     /// A sealed incumbent resumes under the next epoch without a claim.
     ResumeWithoutClaim,
-    /// owner.lock is given to everybody. One fence: the claim covers it.
-    LockIgnored,
-    /// Every claim is answered with "yours". One fence: the lock covers it as far as I1 goes.
-    ClaimIgnored,
-    /// Both fences are gone.
-    LockAndClaimIgnored,
+    /// Some of what stands before I1 is broken.
+    Fences(Fences),
     /// Started is sent after the serve hook began.
     StartedAfterServing,
     /// O leaves when the successor has claimed, not when it has started.
@@ -51,8 +76,17 @@ pub(crate) enum Mutant {
     ChannelNotDrained,
     /// O refuses every handoff after an aborted one.
     RefusesForEver,
-    /// S ends N before O has arbitrated, and takes what O says for granted.
-    KillBeforeArbitration,
-    /// The claim is linked, then the successor's fsync is done after serving began.
+    /// Nobody notices that the supervisor hangs.
     NoLease,
+}
+
+/// What keeps two processes from writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fences {
+    /// Every claim is answered with "yours".
+    pub(crate) no_claim: bool,
+    /// owner.lock is given to everybody.
+    pub(crate) no_lock: bool,
+    /// O does not end the successor before it resumes.
+    pub(crate) no_end: bool,
 }

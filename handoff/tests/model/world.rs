@@ -4,16 +4,18 @@ use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::recovery::{FoundHandoff, FoundInstance};
 use handoff::machine::{Effect, Hook, Input, Instance, Peer, Supervisor, Timer};
 use handoff::wire::Stamped;
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// Everything there is. Dead processes stay as husks, so that an index names one process for ever.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct World {
-    pub(crate) sup: Arc<Sup>,
-    pub(crate) procs: Vec<Arc<Proc>>,
-    pub(crate) disk: Arc<Disk>,
+    pub(crate) sup: Part<Sup>,
+    pub(crate) procs: Vec<Part<Proc>>,
+    pub(crate) disk: Part<Disk>,
     /// Faults that may still happen.
     pub(crate) faults: u8,
     /// Upgrades that may still be ordered.
@@ -29,11 +31,11 @@ pub(crate) struct Ghost {
     /// The highest tenure so far and whose it was.
     pub(crate) last: (Epoch, InstanceId),
     /// Processes that a fault hit directly, one bit each.
-    pub(crate) hurt: u16,
+    pub(crate) hurt: u32,
     /// Processes that were told Begin.
-    pub(crate) begun: u16,
+    pub(crate) begun: u32,
     /// Processes that began to serve.
-    pub(crate) served: u16,
+    pub(crate) served: u32,
 }
 
 /// Files and locks. What is not durable is lost with the power.
@@ -287,7 +289,7 @@ impl World {
 
     pub(crate) fn live_mut(&mut self, id: InstanceId) -> Option<&mut Live> {
         let n = self.index(id)?;
-        Arc::make_mut(&mut self.procs[n]).live.as_mut()
+        self.procs[n].edit().live.as_mut()
     }
 
     pub(crate) fn alive(&self, id: InstanceId) -> bool {
@@ -299,16 +301,50 @@ impl World {
     }
 
     pub(crate) fn running_mut(&mut self) -> Option<&mut Running> {
-        if let Mode::Running(r) = &mut Arc::make_mut(&mut self.sup).mode { Some(r) } else { None }
+        if let Mode::Running(r) = &mut self.sup.edit().mode { Some(r) } else { None }
     }
 
     pub(crate) fn disk_mut(&mut self) -> &mut Disk {
-        Arc::make_mut(&mut self.disk)
+        self.disk.edit()
     }
 
     /// 128 bits of the state. Text is left out: reasons are told, nothing is decided by them.
     pub(crate) fn fingerprint(&self) -> u128 {
         fingerprint(self)
+    }
+}
+
+/// A part of the world that many worlds share; its hash is computed once.
+#[derive(Clone, Debug)]
+pub(crate) struct Part<T> {
+    value: Arc<T>,
+    hash: Cell<Option<u128>>,
+}
+
+impl<T: Clone + Hash> Part<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { value: Arc::new(value), hash: Cell::new(None) }
+    }
+
+    pub(crate) fn edit(&mut self) -> &mut T {
+        self.hash.set(None);
+        Arc::make_mut(&mut self.value)
+    }
+}
+
+impl<T> Deref for Part<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: Hash> Hash for Part<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let hash = self.hash.get().unwrap_or_else(|| fingerprint(&*self.value));
+        self.hash.set(Some(hash));
+        hash.hash(state);
     }
 }
 
