@@ -21,7 +21,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 const SYNC_FROM: u64 = 2 << 20;
 
 /// A segment that is longer is closed before a handoff: a successor has to read the last one twice.
-const SHORT: u64 = 256 << 10;
+const SHORT: u64 = 1 << 20;
 
 /// What connections and the writer share.
 #[derive(Debug)]

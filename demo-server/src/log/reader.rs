@@ -39,7 +39,8 @@ pub(super) struct Loaded {
     /// Of a segment; `None`: the snapshot.
     pub(super) number: Option<u64>,
     path: PathBuf,
-    file: File,
+    /// While it is read: a long log has more files than a process may have descriptors.
+    file: Option<File>,
     /// What it looked like when its end was reached.
     seen: Option<Seen>,
     records: u64,
@@ -140,14 +141,17 @@ impl Reader {
         };
         let file = File::open(&path).context("open", &path)?;
         let digest = ShardDigest { revision: self.sequence, ..ShardDigest::default() };
-        self.files.push(Loaded { number, path, file, seen: None, records: 0, digest });
+        if let Some(before) = self.files.last_mut() {
+            before.file = None;
+        }
+        self.files.push(Loaded { number, path, file: Some(file), seen: None, records: 0, digest });
         Ok(())
     }
 
     /// Reads on in the current file. `closed`: nobody appends to it any more.
     fn read_on(&mut self, closed: bool) -> Result<Step> {
         let Some(current) = self.files.last_mut() else { return Ok(Step::End) };
-        let now = seen(&current.file.metadata().context("read", &current.path)?);
+        let now = seen(&current.metadata()?);
         let (size, start) = (now.1, current.digest.bytes);
         if size < start {
             return Err(Error::Changed { path: current.path.clone(), offset: size });
@@ -229,14 +233,22 @@ impl Reader {
 }
 
 impl Loaded {
+    fn file(&self) -> Result<&File> {
+        self.file.as_ref().ok_or(std::io::ErrorKind::NotConnected.into()).context("read", &self.path)
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        self.file()?.metadata().context("read", &self.path)
+    }
+
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
-        let size = self.file.metadata().context("read", &self.path)?.len();
+        let size = self.metadata()?.len();
         let there = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; length.min(there)];
         let mut filled = 0;
         while filled < bytes.len() {
             match self
-                .file
+                .file()?
                 .read_at(&mut bytes[filled..], offset + filled as u64)
                 .context("read", &self.path)?
             {
@@ -262,8 +274,8 @@ impl Loaded {
     /// Reads the file once more and compares it with what was loaded.
     fn compare(&mut self) -> Result<()> {
         let file = File::open(&self.path).context("open", &self.path)?;
-        self.seen = Some(seen(&file.metadata().context("read", &self.path)?));
-        self.file = file;
+        self.file = Some(file);
+        self.seen = Some(seen(&self.metadata()?));
         let (mut offset, mut sum, mut want) = (0, 0u64, STEP);
         while offset < self.digest.bytes {
             let changed = || Error::Changed { path: self.path.clone(), offset };
