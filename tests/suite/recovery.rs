@@ -1,91 +1,14 @@
-//! Deaths at every step of an upgrade: one server serves again, nothing acknowledged is lost, nothing is left behind,
-//! and the next upgrade commits.
+//! Deaths outside of an upgrade, and data that changes behind everybody's back. Deaths inside one are in `crash`.
 
 use handoff_tests::bins::{Build, Programs};
 use handoff_tests::client::Client;
 use handoff_tests::load::{Load, Plan};
-use handoff_tests::rig::{PATIENCE, Rig, Setup, wait_gone};
+use handoff_tests::rig::{PATIENCE, Rig, Setup};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
 
 fn armed(point: &str) -> Setup {
     Setup::new(Programs::of(Build::Crash)).supervisor_env("HANDOFF_CRASH", point)
-}
-
-/// The crash points that an upgrade without faults comes by, in order, as `<role>.<effect>.<side>`.
-fn points_of_an_upgrade() -> Vec<String> {
-    let trace = tempfile::NamedTempFile::new().expect("a temporary file");
-    let path = trace.path().to_str().expect("a path of ours").to_owned();
-    let setup = Setup::new(Programs::of(Build::Crash)).supervisor_env("HANDOFF_CRASH_TRACE", &path);
-    let rig = setup.start();
-    let read = || std::fs::read_to_string(&path).expect("the trace");
-    let before = read().lines().count();
-    rig.upgrade_commits();
-    for pid in rig.instances() {
-        if pid != rig.server_pid() {
-            wait_gone(pid);
-        }
-    }
-    let mut seen = BTreeSet::new();
-    let names = read().lines().skip(before).filter_map(|l| l.split(' ').nth(3).map(str::to_owned)).collect::<Vec<_>>();
-    names.into_iter().filter(|name| !name.starts_with("X.") && seen.insert(name.clone())).collect()
-}
-
-/// Kills whoever comes to `point` in an upgrade under load, and looks at what is left.
-fn killed_at(point: &str) {
-    let mut rig = armed(&format!("{point}/kill9")).start();
-    let load = Load::start(rig.addr, Plan { busy: 2, fresh: 1, idle: 2, ..Plan::default() });
-    let role = point.split('.').next().unwrap_or_default();
-    let done = rig.upgrade(&["--deadline", "20s"]);
-    match role {
-        "S" => {
-            done.expect_code(12);
-            assert!(done.took.as_secs() < 30, "{done:?}");
-            assert_eq!(rig.wait_supervisor(), None, "killed by a signal");
-        }
-        // dead before or after the decision: the outcome is what the claims say
-        _ => assert!([0, 10, 11, 14].contains(&done.code.unwrap_or(-1)), "{point}: {done:?}\n{}", rig.log()),
-    }
-    if role != "S" {
-        rig.kill_supervisor();
-    }
-    // the same arguments, no crash points armed: it takes over what runs
-    rig.set_supervisor_env(&[]);
-    rig.run();
-    assert!(load.wait_for(50, PATIENCE), "{point}: nothing is answered any more\n{}", rig.log());
-    rig.wait_until_settled();
-    let status = rig.status();
-    assert_eq!(status.code, Some(0), "{point}: {status:?}\n{}", rig.log());
-    assert_eq!(rig.instances().len(), 1, "{point}: one server and nothing else\n{}", rig.log());
-    if role == "O" {
-        // the one that S started after the death of the first is armed, too: only a third one is not
-        kill(Pid::from_raw(i32::try_from(rig.server_pid()).expect("a pid")), Signal::SIGKILL).expect("ours");
-        rig.wait_until_served();
-        rig.wait_until_settled();
-    }
-    rig.upgrade_commits();
-    let tally = load.finish();
-    tally.assert_nothing_lost();
-    if role == "S" || role == "N" {
-        // O died in neither: no client may have noticed (I2, L3 for the incumbent)
-        tally.assert_clean();
-    }
-}
-
-#[test]
-fn kill_9_at_every_point_of_an_upgrade() {
-    let points = points_of_an_upgrade();
-    for role in ["S", "O", "N"] {
-        assert!(points.iter().any(|p| p.starts_with(role)), "no points of {role}: {points:?}");
-    }
-    println!("{} points", points.len());
-    let failed: Vec<String> = points
-        .iter()
-        .filter(|point| std::panic::catch_unwind(|| killed_at(point)).is_err())
-        .cloned()
-        .collect();
-    assert!(failed.is_empty(), "{} of {} points: {failed:?}", failed.len(), points.len());
 }
 
 /// Release programs have no crash points, whatever is in the environment.
