@@ -13,6 +13,8 @@ pub struct Programs {
     pub demo_server: PathBuf,
     /// `bad-successor`, called by the name of one of its modes (see [`Programs::bad`]).
     pub bad_successor: PathBuf,
+    /// `overlap-server`; called `overlap-mute` it takes no connections over.
+    pub overlap_server: PathBuf,
 }
 
 /// Which build.
@@ -99,7 +101,7 @@ fn make(release: bool, features: Option<&str>) -> Programs {
     for package in ["handoff", "demo-server", "handoff-tests"] {
         command.args(["--package", package]);
     }
-    for program in ["handoffctl", "demo-server", "bad-successor"] {
+    for program in ["handoffctl", "demo-server", "bad-successor", "overlap-server"] {
         command.args(["--bin", program]);
     }
     if release {
@@ -120,5 +122,6 @@ fn make(release: bool, features: Option<&str>) -> Programs {
         handoffctl: program("handoffctl"),
         demo_server: program("demo-server"),
         bad_successor: program("bad-successor"),
+        overlap_server: program("overlap-server"),
     }
 }

@@ -3,7 +3,9 @@
 mod abort;
 mod cli;
 mod connections;
+mod crash;
 mod listeners;
+mod overlap;
 mod recovery;
 mod tidy;
 mod upgrade;

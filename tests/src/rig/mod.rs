@@ -57,11 +57,17 @@ impl Rig {
     #[must_use]
     pub fn run_command(&self) -> Command {
         let mut command = Command::new(&self.setup.programs.handoffctl);
-        command.arg("run").arg("--run-dir").arg(&self.run_dir).arg("--data-dir").arg(&self.data_dir);
+        command.arg("run").arg("--run-dir").arg(&self.run_dir);
+        if !self.setup.stateless {
+            command.arg("--data-dir").arg(&self.data_dir);
+        }
         command.arg("--listen").arg(format!("resp={}", self.addr));
         command.arg("--env").arg(format!("REACHED_DIR={}", self.marks.display()));
         command.args(["--env", "RUST_LOG"]).args(&self.setup.run_args).arg("--").arg(&self.setup.program);
-        command.arg("--data").arg(&self.data_dir).args(&self.setup.program_args);
+        if !self.setup.stateless {
+            command.arg("--data").arg(&self.data_dir);
+        }
+        command.args(&self.setup.program_args);
         command.env_remove("HANDOFF_CRASH").env_remove("HANDOFF_CRASH_TRACE");
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");

@@ -14,6 +14,7 @@ pub struct Setup {
     pub(super) program_args: Vec<String>,
     pub(super) run_args: Vec<String>,
     pub(super) supervisor_env: Vec<(String, String)>,
+    pub(super) stateless: bool,
 }
 
 impl Setup {
@@ -26,6 +27,7 @@ impl Setup {
             program_args: Vec::new(),
             run_args: Vec::new(),
             supervisor_env: Vec::new(),
+            stateless: false,
         }
     }
 
@@ -47,6 +49,13 @@ impl Setup {
     #[must_use]
     pub fn run_args(mut self, args: &[&str]) -> Setup {
         self.run_args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Without a data directory: the overlap strategy.
+    #[must_use]
+    pub fn stateless(mut self) -> Setup {
+        self.stateless = true;
         self
     }
 

@@ -1,0 +1,154 @@
+//! A stateless server of the overlap strategy, on the real SDK: answers each PING with its process id. When it
+//! retires it hands every connection over as soon as that is idle.
+
+use handoff::sdk::{
+    Connection, Context, Digest, Disk, HookError, HookResult, Incumbent, Launch, Leaving, Opened, Parked,
+    SealGuard, Sealed, Service, Strategy, Successor, Tenure, serve,
+};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+const PING: &[u8] = b"PING\r\n";
+
+/// Before it serves there is nothing to know but the format of its connections.
+#[derive(Debug)]
+struct Before<const FORMAT: u32>;
+
+#[derive(Clone, Debug)]
+struct Serving {
+    leaving: watch::Sender<Option<Leaving>>,
+    conversations: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Serving {
+    fn start(&self, connection: Connection, rest: Vec<u8>) {
+        let mut conversations = self.conversations.lock().unwrap_or_else(PoisonError::into_inner);
+        while conversations.try_join_next().is_some() {}
+        conversations.spawn(converse(connection, rest, self.leaving.subscribe()));
+    }
+}
+
+async fn asked(leaving: &mut watch::Receiver<Option<Leaving>>) {
+    if leaving.wait_for(Option::is_some).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn let_go(connection: Connection, rest: Vec<u8>, leaving: &watch::Receiver<Option<Leaving>>) {
+    let now = leaving.borrow().clone();
+    let Some(leaving) = now else { return };
+    let Ok(parked) = Parked::park(connection, rest) else { return };
+    if let Err(parked) = leaving.hand_over(parked).await
+        && let Ok((connection, _)) = parked.take()
+    {
+        let _ = connection.try_write(b"-ERR the server leaves\r\n");
+    }
+}
+
+/// Between two reads a connection is idle: nothing is owed but what stands in `rest`.
+async fn converse(connection: Connection, mut rest: Vec<u8>, mut leaving: watch::Receiver<Option<Leaving>>) {
+    let mut buffer = [0; 4096];
+    loop {
+        tokio::select! {
+            () = asked(&mut leaving) => return let_go(connection, rest, &leaving).await,
+            ready = connection.readable() => {
+                let Ok(()) = ready else { return };
+                match connection.try_read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(n) => rest.extend_from_slice(&buffer[..n]),
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
+                    Err(_) => return,
+                }
+            }
+        }
+        while let Some(at) = rest.windows(PING.len()).position(|window| window == PING) {
+            rest.drain(..at + PING.len());
+            let answer = format!("+{}\r\n", std::process::id());
+            // an answer of a few bytes to a client that waits for it
+            if connection.try_write(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl<const FORMAT: u32> Successor for Before<FORMAT> {
+    type Config = ();
+    type Incumbent = Serving;
+    const SERVICE: Service = Service {
+        strategy: Strategy::Overlap,
+        connection_reads: &[FORMAT],
+        connection_writes: FORMAT,
+        ..Service::new("overlap-server")
+    };
+
+    async fn warm(_: Context<()>) -> HookResult<Self> {
+        Ok(Before)
+    }
+
+    async fn open(&mut self, _: Disk) -> HookResult<Opened> {
+        Ok(Opened::healthy(Digest::default()))
+    }
+
+    async fn serve(self, tenure: Tenure, _: Vec<Parked>) -> HookResult<Serving> {
+        let serving = Serving { leaving: watch::Sender::new(None), conversations: Arc::default() };
+        let listener = tenure.listener("resp")?;
+        let accepting = serving.clone();
+        tokio::spawn(async move {
+            while let Ok(Some((connection, guard))) = listener.accept().await {
+                accepting.start(connection, Vec::new());
+                drop(guard);
+            }
+        });
+        let (mut arrivals, taking) = (tenure.arrivals(), serving.clone());
+        tokio::spawn(async move {
+            while let Some(parked) = arrivals.next().await {
+                if let Ok((connection, rest)) = parked.take() {
+                    taking.start(connection, rest);
+                }
+            }
+        });
+        Ok(serving)
+    }
+}
+
+impl Incumbent for Serving {
+    async fn seal(&mut self, _: SealGuard) -> HookResult<Sealed> {
+        Err(HookError::new("there is nothing to seal"))
+    }
+
+    async fn verify(&mut self, _: Disk) -> HookResult<Digest> {
+        Ok(Digest::default())
+    }
+
+    async fn resume(&mut self, _: Tenure, _: Vec<Parked>) -> HookResult<()> {
+        Ok(())
+    }
+
+    async fn retire(self, leaving: Leaving) -> HookResult<()> {
+        self.leaving.send_replace(Some(leaving));
+        let mut conversations =
+            std::mem::take(&mut *self.conversations.lock().unwrap_or_else(PoisonError::into_inner));
+        while conversations.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let mute =
+        std::env::args_os().next().is_some_and(|name| name.to_string_lossy().ends_with("overlap-mute"));
+    let served = match mute {
+        false => serve::<Before<1>>(Launch::new(())).await,
+        true => serve::<Before<2>>(Launch::new(())).await,
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overlap-server: {error}");
+            error.exit_code().into()
+        }
+    }
+}
