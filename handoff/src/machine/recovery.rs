@@ -230,3 +230,56 @@ pub fn name_of(recovery: &Recovery, instance: InstanceId) -> Option<Peer> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::BuildId;
+    use crate::wire::{Formats, Role, Strategy};
+
+    fn found(instance: InstanceId, standing: Standing, epoch: Epoch) -> FoundInstance {
+        let hello = Hello {
+            role: Role::Incumbent,
+            instance,
+            pid: 1,
+            build: BuildId::default(),
+            service: String::new(),
+            wire_min: 1,
+            wire_max: 1,
+            strategy: Strategy::Exclusive,
+            state: Formats::default(),
+            connections: Formats::default(),
+            owner_lock: None,
+            epoch,
+            listeners: Vec::new(),
+            generation: 1,
+        };
+        FoundInstance { hello, standing, epoch, handoff: HandoffId::NIL, peer: InstanceId::NIL }
+    }
+
+    /// The explorer's counterexample: O and N died, X serves, S died before it wrote that down.
+    #[test]
+    fn a_handoff_that_a_cold_start_ended_is_closed_in_the_journal() {
+        let open = FoundHandoff {
+            handoff: HandoffId(1),
+            incumbent: InstanceId(1),
+            successor: InstanceId(2),
+            epoch: Epoch(1),
+        };
+        for standing in [Standing::Active, Standing::Starting, Standing::Claimed] {
+            let recovery = recover(Found {
+                base: InstanceId::NIL,
+                generation: 2,
+                open: Some(open),
+                highest: Some((Epoch(2), InstanceId(3))),
+                instances: vec![found(InstanceId(3), standing, Epoch(2))],
+            });
+            let ended = recovery.effects.iter().any(|effect| {
+                matches!(effect, Effect::Persist(Record::Ended { handoff, outcome, .. })
+                    if *handoff == open.handoff && *outcome == Outcome::ColdStarted)
+            });
+            assert!(ended, "{standing:?}: {:?}", recovery.effects);
+            assert_eq!(recovery.incumbent, Some(InstanceId(3)));
+        }
+    }
+}

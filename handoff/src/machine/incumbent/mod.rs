@@ -2,13 +2,15 @@
 //!
 //! Before the seal it is still the owner and simply goes on; nothing is claimed. From the seal on only a claim decides.
 
+mod event;
 mod rows;
+#[cfg(test)]
+mod tests;
 
-use super::step::{
-    Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times,
-};
+use super::step::{Effect, Effects, Ending, Hook, Input, Machine, Peer, Timer, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
 use crate::wire::{Message, PREPARE_HANDOFF, Refused, Standing, Strategy};
+use event::Event;
 use std::time::Duration;
 
 /// The incumbent's machine.
@@ -114,59 +116,6 @@ enum Stage {
     Verifying,
     /// The claim of base + 2 is being asked for (the successor owned base + 1).
     Claiming,
-}
-
-/// What O can be told, sorted: everything else is none of its business.
-#[derive(Clone, Debug)]
-enum Event {
-    Prepare {
-        handoff: HandoffId,
-        epoch: Epoch,
-        successor: InstanceId,
-        drain_grace: Duration,
-        freeze: Duration,
-    },
-    SealRequest,
-    Resolve {
-        handoff: HandoffId,
-    },
-    Retire {
-        grace: Duration,
-    },
-    /// A heartbeat or another sign of life from the supervisor.
-    Alive,
-    Adopt,
-    /// A frame of a handoff that is not open here.
-    Foreign {
-        what: u16,
-        name: &'static str,
-        handoff: HandoffId,
-        epoch: Epoch,
-    },
-    SupervisorLost,
-    LeaseOver,
-    FreezeOver,
-    StartOver,
-    GraceOver,
-    Started,
-    TransferEnded,
-    SuccessorExited,
-    SuccessorGone,
-    Drained(Result<u64, String>),
-    SealDone(Result<(Digest, u64), String>),
-    Verified(Result<Digest, String>),
-    Resumed(Result<(), String>),
-    Retired,
-    /// All connections were streamed, or the channel broke: the successor counts them, nothing to do here.
-    HandedOver,
-    Locked {
-        highest: Option<(Epoch, InstanceId)>,
-    },
-    Claimed(Epoch, Option<InstanceId>),
-    Failed(Step, String),
-    Stop,
-    /// Nothing that an incumbent knows.
-    Alien,
 }
 
 impl Incumbent {
@@ -293,111 +242,6 @@ impl Incumbent {
             | State::Retiring { .. }
             | State::Stopping { .. }
             | State::Finished { .. } => None,
-        }
-    }
-
-    fn sort(&self, input: Input) -> Event {
-        match input {
-            Input::Received(Peer::Supervisor, frame) => {
-                let (handoff, epoch) = (frame.handoff, frame.epoch);
-                let ours = self.open().is_some_and(|open| open.handoff == handoff && open.base == epoch)
-                    || matches!(&self.state, State::Retiring { handoff: of, .. } if *of == handoff);
-                let (what, name) = (frame.message.kind(), frame.message.name());
-                match frame.message {
-                    Message::PrepareHandoff { successor, drain_grace_ms, freeze_budget_ms, .. } => {
-                        Event::Prepare {
-                            handoff,
-                            epoch,
-                            successor,
-                            drain_grace: Duration::from_millis(drain_grace_ms.into()),
-                            freeze: Duration::from_millis(freeze_budget_ms.into()),
-                        }
-                    }
-                    Message::SealRequest if ours => Event::SealRequest,
-                    Message::Retire { grace_ms } if ours => {
-                        Event::Retire { grace: Duration::from_millis(grace_ms.into()) }
-                    }
-                    // answered in every state, of whatever handoff when none is open
-                    Message::Resolve if ours || self.open().is_none() => Event::Resolve { handoff },
-                    Message::Adopt { .. } => Event::Adopt,
-                    Message::HelloAck(_) | Message::Heartbeat { .. } | Message::Refused(_) => Event::Alive,
-                    Message::SealRequest | Message::Retire { .. } | Message::Resolve => {
-                        Event::Foreign { what, name, handoff, epoch }
-                    }
-                    Message::Hello(_)
-                    | Message::Warmed { .. }
-                    | Message::Drained { .. }
-                    | Message::SealProgress { .. }
-                    | Message::SealComplete { .. }
-                    | Message::SealFailed { .. }
-                    | Message::Begin { .. }
-                    | Message::Ready { .. }
-                    | Message::Commit
-                    | Message::Started
-                    | Message::Active { .. }
-                    | Message::Resumed { .. }
-                    | Message::Retiring
-                    | Message::Abort { .. }
-                    | Message::Adopted { .. }
-                    | Message::Parked { .. }
-                    | Message::ParkedMore { .. }
-                    | Message::ParkedAck { .. }
-                    | Message::End { .. } => Event::Foreign { what, name, handoff, epoch },
-                }
-            }
-            Input::Received(Peer::Successor, frame) => {
-                let ours =
-                    self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
-                if ours && frame.message == Message::Started { Event::Started } else { Event::Alien }
-            }
-            Input::Received(Peer::Incumbent | Peer::Retiring(_), _) => Event::Alien,
-            Input::Closed(Peer::Supervisor) => Event::SupervisorLost,
-            Input::Closed(Peer::Successor) => Event::TransferEnded,
-            Input::Exited(Peer::Successor) => Event::SuccessorExited,
-            Input::Gone(Peer::Successor) => Event::SuccessorGone,
-            Input::Closed(Peer::Incumbent | Peer::Retiring(_))
-            | Input::Exited(Peer::Supervisor | Peer::Incumbent | Peer::Retiring(_))
-            | Input::Gone(Peer::Supervisor | Peer::Incumbent | Peer::Retiring(_)) => Event::Alien,
-            Input::Expired(Timer::Lease) => Event::LeaseOver,
-            Input::Expired(Timer::Freeze) => Event::FreezeOver,
-            Input::Expired(Timer::Started) => Event::StartOver,
-            Input::Expired(Timer::Grace) => Event::GraceOver,
-            Input::Expired(
-                Timer::Deadline
-                | Timer::Drain
-                | Timer::SelfCommit
-                | Timer::Active
-                | Timer::Silent
-                | Timer::Backoff
-                | Timer::Healthy
-                | Timer::Retire(_)
-                | Timer::ColdStart,
-            ) => Event::Alien,
-            Input::Done(hook, result) => match hook {
-                Hook::Drain => Event::Drained(result.and_then(|report| match report {
-                    Report::Drained { open } => Ok(open),
-                    other => Err(format!("the drain hook reported {other:?}")),
-                })),
-                Hook::Seal => Event::SealDone(result.and_then(|report| match report {
-                    Report::Sealed { digest, connections } => Ok((digest, connections)),
-                    other => Err(format!("the seal hook reported {other:?}")),
-                })),
-                Hook::Verify => Event::Verified(result.and_then(|report| match report {
-                    Report::Verified { digest } => Ok(digest),
-                    other => Err(format!("the verify hook reported {other:?}")),
-                })),
-                Hook::Resume => Event::Resumed(result.map(drop)),
-                Hook::Retire => Event::Retired,
-                Hook::HandOver => Event::HandedOver,
-                Hook::Warm | Hook::Open | Hook::Receive | Hook::Serve => Event::Alien,
-            },
-            Input::Locked { highest } => Event::Locked { highest },
-            Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),
-            Input::Failed(step, why) => Event::Failed(step, why),
-            Input::Command(Command::Stop) => Event::Stop,
-            Input::Start | Input::Command(Command::Start | Command::Upgrade(_) | Command::Abort) => {
-                Event::Alien
-            }
         }
     }
 

@@ -7,7 +7,7 @@ use crate::wire::{Message, PREPARE_HANDOFF, Refused, Strategy};
 
 /// The events that a row has no use for, spelled out so that a new one must be considered in every row.
 macro_rules! rest {
-    ($($name:ident),+ $(,)?) => { $(Event::$name { .. })|+ };
+    ($($name:ident)+) => { $(Event::$name { .. })|+ };
 }
 
 impl Incumbent {
@@ -41,30 +41,11 @@ impl Incumbent {
             // the claim under which an overlapping server went on is not durable
             Event::Failed(Step::SyncClaim, why) => self.give_up(format!("the claim is not durable: {why}")),
             Event::SupervisorLost | Event::Alive => Vec::new(),
-            event @ rest!(
-                SealRequest,
-                Retire,
-                Adopt,
-                Foreign,
-                LeaseOver,
-                FreezeOver,
-                StartOver,
-                GraceOver,
-                Started,
-                TransferEnded,
-                SuccessorExited,
-                SuccessorGone,
-                Drained,
-                SealDone,
-                Verified,
-                Resumed,
-                Retired,
-                HandedOver,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                SealRequest Retire Adopt Foreign LeaseOver FreezeOver StartOver GraceOver Started
+                TransferEnded SuccessorExited SuccessorGone Drained SealDone Verified Resumed
+                Retired HandedOver Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -90,27 +71,11 @@ impl Incumbent {
             Event::Alive => vec![self.lease()],
             Event::Stop => self.stop(open.base),
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Retire,
-                Adopt,
-                Foreign,
-                FreezeOver,
-                StartOver,
-                GraceOver,
-                Started,
-                SuccessorGone,
-                SealDone,
-                Verified,
-                Resumed,
-                Retired,
-                HandedOver,
-                Locked,
-                Claimed,
-                Failed,
+            event @ rest! {
+                Prepare SealRequest Retire Adopt Foreign FreezeOver StartOver GraceOver Started
+                SuccessorGone SealDone Verified Resumed Retired HandedOver Locked Claimed Failed
                 Alien
-            ) => self.violation(event),
+            } => self.violation(event),
         }
     }
 
@@ -144,28 +109,11 @@ impl Incumbent {
                 self.resolve(open, Digest::default(), trail)
             }
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Retire,
-                Adopt,
-                Foreign,
-                FreezeOver,
-                StartOver,
-                GraceOver,
-                Started,
-                SuccessorGone,
-                Drained,
-                SealDone,
-                Verified,
-                Resumed,
-                Retired,
-                HandedOver,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Retire Adopt Foreign FreezeOver StartOver GraceOver Started
+                SuccessorGone Drained SealDone Verified Resumed Retired HandedOver Locked Claimed
+                Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -190,26 +138,10 @@ impl Incumbent {
             // the data is as safe as in a crash, and the service manager wants it gone
             Event::Stop => self.finish(Ending::Stopped),
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Retire,
-                Adopt,
-                Foreign,
-                StartOver,
-                GraceOver,
-                Started,
-                SuccessorGone,
-                Drained,
-                Verified,
-                Resumed,
-                Retired,
-                HandedOver,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Retire Adopt Foreign StartOver GraceOver Started SuccessorGone
+                Drained Verified Resumed Retired HandedOver Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -239,24 +171,10 @@ impl Incumbent {
             Event::Retire { .. } | Event::Alive => vec![self.lease()],
             Event::HandedOver => Vec::new(),
             Event::Stop => self.finish(Ending::Stopped),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Adopt,
-                Foreign,
-                StartOver,
-                GraceOver,
-                SuccessorGone,
-                Drained,
-                SealDone,
-                Verified,
-                Resumed,
-                Retired,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Adopt Foreign StartOver GraceOver SuccessorGone Drained SealDone
+                Verified Resumed Retired Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -303,24 +221,10 @@ impl Incumbent {
             | Event::FreezeOver
             | Event::HandedOver
             | Event::Alive => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Adopt,
-                Foreign,
-                StartOver,
-                GraceOver,
-                SuccessorGone,
-                Drained,
-                SealDone,
-                Verified,
-                Resumed,
-                Retired,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Adopt Foreign StartOver GraceOver SuccessorGone Drained SealDone
+                Verified Resumed Retired Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -360,22 +264,10 @@ impl Incumbent {
             | Event::StartOver
             | Event::HandedOver
             | Event::Alive => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Adopt,
-                Foreign,
-                GraceOver,
-                Drained,
-                SealDone,
-                Verified,
-                Resumed,
-                Retired,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Adopt Foreign GraceOver Drained SealDone Verified Resumed
+                Retired Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -441,24 +333,10 @@ impl Incumbent {
             ) => Vec::new(),
             (
                 _,
-                event @ rest!(
-                    Prepare,
-                    SealRequest,
-                    Adopt,
-                    Foreign,
-                    GraceOver,
-                    Started,
-                    SuccessorGone,
-                    Drained,
-                    SealDone,
-                    Verified,
-                    Resumed,
-                    Retired,
-                    Locked,
-                    Claimed,
-                    Failed,
-                    Alien
-                ),
+                event @ rest! {
+                    Prepare SealRequest Adopt Foreign GraceOver Started SuccessorGone Drained
+                    SealDone Verified Resumed Retired Locked Claimed Failed Alien
+                },
             ) => self.violation(event),
         }
     }
@@ -484,24 +362,10 @@ impl Incumbent {
             | Event::TransferEnded
             | Event::HandedOver
             | Event::Alive => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Adopt,
-                Foreign,
-                StartOver,
-                GraceOver,
-                Started,
-                SuccessorGone,
-                Drained,
-                SealDone,
-                Verified,
-                Retired,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Adopt Foreign StartOver GraceOver Started SuccessorGone Drained
+                SealDone Verified Retired Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -520,22 +384,10 @@ impl Incumbent {
             | Event::FreezeOver
             | Event::StartOver
             | Event::Alive => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Adopt,
-                Foreign,
-                Started,
-                SuccessorGone,
-                Drained,
-                SealDone,
-                Verified,
-                Resumed,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Adopt Foreign Started SuccessorGone Drained SealDone Verified
+                Resumed Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 
@@ -549,26 +401,10 @@ impl Incumbent {
             | Event::HandedOver
             | Event::Stop
             | Event::Alive => Vec::new(),
-            event @ rest!(
-                Prepare,
-                SealRequest,
-                Resolve,
-                Retire,
-                Adopt,
-                Foreign,
-                FreezeOver,
-                StartOver,
-                Started,
-                SuccessorGone,
-                Drained,
-                SealDone,
-                Verified,
-                Resumed,
-                Locked,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(event),
+            event @ rest! {
+                Prepare SealRequest Resolve Retire Adopt Foreign FreezeOver StartOver Started
+                SuccessorGone Drained SealDone Verified Resumed Locked Claimed Failed Alien
+            } => self.violation(event),
         }
     }
 

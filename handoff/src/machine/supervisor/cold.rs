@@ -14,48 +14,14 @@ impl Supervisor {
     pub(super) fn empty_on(&mut self, event: Event) -> Effects {
         match event {
             Event::Start => self.start_cold(Why::First),
-            event @ rest!(
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentHello,
-                IncumbentAdopted,
-                Drained,
-                SealComplete,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                IncumbentRefused,
-                IncumbentProgress,
-                IncumbentActive,
-                IncumbentClosed,
-                IncumbentExited,
-                IncumbentGone,
-                SuccessorHello,
-                SuccessorAdopted,
-                Warmed,
-                Ready,
-                Active,
-                SuccessorRefused,
-                SuccessorProgress,
-                SuccessorClosed,
-                SuccessorExited,
-                SuccessorGone,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                SilentOver,
-                BackoffOver,
-                Healthy,
-                ColdStartOver,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
+                Resumed RetiringSaid IncumbentRefused IncumbentProgress IncumbentActive
+                IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
+                Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
+                SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
+                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
         }
     }
 
@@ -72,49 +38,14 @@ impl Supervisor {
                 effects.extend(self.pause(why));
                 effects
             }
-            event @ rest!(
-                Start,
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentHello,
-                IncumbentAdopted,
-                Drained,
-                SealComplete,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                IncumbentRefused,
-                IncumbentProgress,
-                IncumbentActive,
-                IncumbentClosed,
-                IncumbentExited,
-                IncumbentGone,
-                SuccessorHello,
-                SuccessorAdopted,
-                Warmed,
-                Ready,
-                Active,
-                SuccessorRefused,
-                SuccessorProgress,
-                SuccessorClosed,
-                SuccessorExited,
-                SuccessorGone,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                SilentOver,
-                BackoffOver,
-                Healthy,
-                ColdStartOver,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Start Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete
+                SealFailed Resumed RetiringSaid IncumbentRefused IncumbentProgress IncumbentActive
+                IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
+                Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
+                SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
+                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
         }
     }
 
@@ -142,48 +73,14 @@ impl Supervisor {
     pub(super) fn pausing_on(&mut self, why: Why, event: Event) -> Effects {
         match event {
             Event::BackoffOver => self.start_cold(why),
-            event @ rest!(
-                Start,
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentHello,
-                IncumbentAdopted,
-                Drained,
-                SealComplete,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                IncumbentRefused,
-                IncumbentProgress,
-                IncumbentActive,
-                IncumbentClosed,
-                IncumbentExited,
-                IncumbentGone,
-                SuccessorHello,
-                SuccessorAdopted,
-                Warmed,
-                Ready,
-                Active,
-                SuccessorRefused,
-                SuccessorProgress,
-                SuccessorClosed,
-                SuccessorExited,
-                SuccessorGone,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                SilentOver,
-                Healthy,
-                ColdStartOver,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Start Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete
+                SealFailed Resumed RetiringSaid IncumbentRefused IncumbentProgress IncumbentActive
+                IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
+                Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
+                SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
+                ActiveOver SilentOver Healthy ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
         }
     }
 
@@ -240,43 +137,13 @@ impl Supervisor {
             Event::Failed(Step::Spawn, reason) => self.start_failed(why, reason),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::IncumbentProgress => Vec::new(),
-            event @ rest!(
-                Start,
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentHello,
-                IncumbentAdopted,
-                Drained,
-                SealComplete,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                IncumbentGone,
-                SuccessorHello,
-                SuccessorAdopted,
-                Warmed,
-                Ready,
-                Active,
-                SuccessorRefused,
-                SuccessorProgress,
-                SuccessorClosed,
-                SuccessorExited,
-                SuccessorGone,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                SilentOver,
-                BackoffOver,
-                Healthy,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Start Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete
+                SealFailed Resumed RetiringSaid IncumbentGone SuccessorHello SuccessorAdopted Warmed
+                Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
+                SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
+                ActiveOver SilentOver BackoffOver Healthy Claimed Failed Alien
+            } => self.violation(&event),
         }
     }
 
@@ -318,47 +185,14 @@ impl Supervisor {
                 self.state = State::StartFailed { why, reason: said };
                 Vec::new()
             }
-            event @ rest!(
-                Start,
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentHello,
-                IncumbentAdopted,
-                Drained,
-                SealComplete,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                IncumbentProgress,
-                IncumbentActive,
-                IncumbentClosed,
-                IncumbentExited,
-                SuccessorHello,
-                SuccessorAdopted,
-                Warmed,
-                Ready,
-                Active,
-                SuccessorRefused,
-                SuccessorProgress,
-                SuccessorClosed,
-                SuccessorExited,
-                SuccessorGone,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                SilentOver,
-                BackoffOver,
-                Healthy,
-                ColdStartOver,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Start Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete
+                SealFailed Resumed RetiringSaid IncumbentProgress IncumbentActive IncumbentClosed
+                IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active SuccessorRefused
+                SuccessorProgress SuccessorClosed SuccessorExited SuccessorGone RetiredExited
+                RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
+                BackoffOver Healthy ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
         }
     }
 
@@ -382,48 +216,14 @@ impl Supervisor {
                 self.crashes = 0;
                 self.start_cold(Why::First)
             }
-            event @ rest!(
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentHello,
-                IncumbentAdopted,
-                Drained,
-                SealComplete,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                IncumbentRefused,
-                IncumbentProgress,
-                IncumbentActive,
-                IncumbentClosed,
-                IncumbentExited,
-                IncumbentGone,
-                SuccessorHello,
-                SuccessorAdopted,
-                Warmed,
-                Ready,
-                Active,
-                SuccessorRefused,
-                SuccessorProgress,
-                SuccessorClosed,
-                SuccessorExited,
-                SuccessorGone,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                SilentOver,
-                BackoffOver,
-                Healthy,
-                ColdStartOver,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
+                Resumed RetiringSaid IncumbentRefused IncumbentProgress IncumbentActive
+                IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
+                Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
+                SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
+                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
         }
     }
 
@@ -441,47 +241,14 @@ impl Supervisor {
                 effects.extend(self.stopped_if_empty());
                 effects
             }
-            event @ rest!(
-                Start,
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentHello,
-                IncumbentAdopted,
-                Drained,
-                SealComplete,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                IncumbentRefused,
-                IncumbentProgress,
-                IncumbentActive,
-                IncumbentClosed,
-                IncumbentExited,
-                SuccessorHello,
-                SuccessorAdopted,
-                Warmed,
-                Ready,
-                Active,
-                SuccessorRefused,
-                SuccessorProgress,
-                SuccessorClosed,
-                SuccessorExited,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                SilentOver,
-                BackoffOver,
-                Healthy,
-                ColdStartOver,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Start Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete
+                SealFailed Resumed RetiringSaid IncumbentRefused IncumbentProgress IncumbentActive
+                IncumbentClosed IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active
+                SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited RetiredExited
+                RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
+                BackoffOver Healthy ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
         }
     }
 

@@ -1,23 +1,25 @@
 //! S: starts, watches, asks, kills, and never claims.
 //!
-//! It decides nothing that a claim decides. Its rows are in three files: [`rows`] is the way of a handoff that
-//! commits, [`resolve`] finds out who owns the next epoch, [`cold`] starts a server where nobody serves.
+//! It decides nothing that a claim decides. Its rows are in four files: [`before`] and [`during`] are the
+//! way of a handoff that commits, [`resolve`] finds out who owns the next epoch, [`cold`] starts a server where nobody serves.
 
 /// The events that a row has no use for, spelled out so that a new one must be considered in every row.
 macro_rules! rest {
-    ($($name:ident),+ $(,)?) => { $(Event::$name { .. })|+ };
+    ($($name:ident)+) => { $(Event::$name { .. })|+ };
 }
 
+mod before;
 mod cold;
+mod during;
 mod event;
 mod found;
 mod resolve;
-mod rows;
+mod stop;
+#[cfg(test)]
+mod tests;
 
 use super::fit;
-use super::step::{
-    Effect, Effects, Ended, Ending, Input, Machine, Outcome, Peer, Timer, Upgrade, Violation, times,
-};
+use super::step::{Effect, Effects, Ended, Input, Machine, Outcome, Peer, Timer, Upgrade, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
 use crate::journal::Record;
 use crate::phase::Phase;
@@ -339,79 +341,6 @@ impl Supervisor {
             incumbent,
             connection_format: t.map_or(0, |t| fit::connection_format(&t.server.facts, hello)),
         }))
-    }
-
-    /// A retiring generation has its own small life beside whatever else goes on.
-    fn retiring_on(&mut self, event: &Event) -> Option<Effects> {
-        match event {
-            Event::RetiredExited(instance) | Event::RetireOver(instance)
-                if self.retiring.contains(instance) =>
-            {
-                Some(vec![Effect::Kill(Peer::Retiring(*instance))])
-            }
-            Event::RetiredGone(instance) if self.retiring.contains(instance) => {
-                self.retiring.retain(|other| other != instance);
-                let mut effects =
-                    vec![Effect::Disarm(Timer::Retire(*instance)), Effect::Forget(Peer::Retiring(*instance))];
-                effects.extend(self.stopped_if_empty());
-                Some(effects)
-            }
-            _ => None,
-        }
-    }
-
-    /// SIGTERM or `shutdown`: every process that was started is ended, whatever is open. Crash safety makes it
-    /// safe; the open handoff is left to the claims.
-    fn stop(&mut self) -> Effects {
-        let (incumbent, successor) = match &self.state {
-            State::Empty | State::Pausing { .. } | State::Failed { .. } | State::Stopped => {
-                (Party::Gone, Party::Gone)
-            }
-            State::Emptying { successor, .. } => (Party::Ending, *successor),
-            State::StartFailed { .. } => (Party::Ending, Party::Gone),
-            State::Starting { .. } | State::Idle { .. } => (Party::Alive, Party::Gone),
-            State::Greeting { .. }
-            | State::Warming { .. }
-            | State::Preparing { .. }
-            | State::Sealing { .. }
-            | State::Ending { .. }
-            | State::Settling { .. } => (Party::Alive, Party::Alive),
-            State::Readying { incumbent, .. } | State::Activating { incumbent, .. } => {
-                (*incumbent, Party::Alive)
-            }
-            State::Resolving { r } => (r.incumbent, r.successor),
-            State::Stopping { .. } => return Vec::new(),
-        };
-        let handoff = self.handoff();
-        let epoch = self.serving().map_or(Epoch::ZERO, |(_, epoch)| epoch);
-        let mut effects = Vec::new();
-        if let Some(handoff) = handoff {
-            let reason = Some("the supervisor was stopped".to_owned());
-            effects.push(Effect::Report(Ended { handoff, outcome: Outcome::Unknown, reason, epoch }));
-        }
-        if successor != Party::Gone {
-            effects.push(Effect::Kill(Peer::Successor));
-        }
-        match incumbent {
-            Party::Alive => effects.push(Effect::Terminate(Peer::Incumbent)),
-            Party::Ending => effects.push(Effect::Kill(Peer::Incumbent)),
-            Party::Gone => {}
-        }
-        effects.extend(self.retiring.iter().map(|instance| Effect::Terminate(Peer::Retiring(*instance))));
-        self.state = State::Stopping { incumbent, successor };
-        effects.extend(self.stopped_if_empty());
-        effects
-    }
-
-    fn stopped_if_empty(&mut self) -> Effects {
-        if self.state == (State::Stopping { incumbent: Party::Gone, successor: Party::Gone })
-            && self.retiring.is_empty()
-        {
-            self.state = State::Stopped;
-            vec![Effect::Persist(Record::Stopped), Effect::Finish(Ending::Stopped)]
-        } else {
-            Vec::new()
-        }
     }
 
     /// The new server is the incumbent, the old one, if it lives, retires by itself and is watched.

@@ -209,31 +209,12 @@ impl Supervisor {
             | Event::Drained { .. }
             | Event::SealComplete { .. }
             | Event::Healthy => Vec::new(),
-            event @ rest!(
-                Start,
-                Upgrade,
-                Abort,
-                Stop,
-                IncumbentActive,
-                SealFailed,
-                Resumed,
-                RetiringSaid,
-                SuccessorHello,
-                SuccessorAdopted,
-                Active,
-                RetiredExited,
-                RetiredGone,
-                RetireOver,
-                DeadlineOver,
-                DrainOver,
-                FreezeOver,
-                ActiveOver,
-                BackoffOver,
-                ColdStartOver,
-                Claimed,
-                Failed,
-                Alien
-            ) => self.violation(&event),
+            event @ rest! {
+                Start Upgrade Abort Stop IncumbentActive SealFailed Resumed RetiringSaid
+                SuccessorHello SuccessorAdopted Active RetiredExited RetiredGone RetireOver
+                DeadlineOver DrainOver FreezeOver ActiveOver BackoffOver ColdStartOver Claimed
+                Failed Alien
+            } => self.violation(&event),
         }
     }
 

@@ -1,0 +1,155 @@
+//! Single rows of the incumbent's table, and what must hold in all of them.
+
+use super::Incumbent;
+use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
+use crate::machine::step::{Effect, Effects, Hook, Input, Machine, Peer, Report, times};
+use crate::wire::{Message, Stamped, Strategy};
+
+const O: InstanceId = InstanceId(1);
+const N: InstanceId = InstanceId(2);
+const HANDOFF: HandoffId = HandoffId(7);
+const BASE: Epoch = Epoch(4);
+
+fn frame(handoff: HandoffId, message: Message) -> Input {
+    Input::Received(Peer::Supervisor, Stamped { handoff, epoch: BASE, message })
+}
+
+fn prepare(handoff: HandoffId) -> Input {
+    let (deadline_ms, drain_grace_ms, freeze_budget_ms) = (300_000, 60_000, 2000);
+    let message = Message::PrepareHandoff {
+        successor: N,
+        deadline_ms,
+        drain_grace_ms,
+        freeze_budget_ms,
+        connection_format: 1,
+    };
+    frame(handoff, message)
+}
+
+fn done(hook: Hook) -> Input {
+    let report = match hook {
+        Hook::Drain => Report::Drained { open: 1 },
+        Hook::Seal => Report::Sealed { digest: Digest::default(), connections: 1 },
+        Hook::Verify => Report::Verified { digest: Digest::default() },
+        _ => Report::Nothing,
+    };
+    Input::Done(hook, Ok(report))
+}
+
+/// The way of a handoff until O took it back, one input a state.
+fn way() -> Vec<Input> {
+    vec![
+        prepare(HANDOFF),
+        done(Hook::Drain),
+        frame(HANDOFF, Message::SealRequest),
+        done(Hook::Seal),
+        Input::Closed(Peer::Supervisor),
+        Input::Claimed(BASE.next(), Some(O)),
+        Input::Gone(Peer::Successor),
+        Input::Locked { highest: Some((BASE.next(), O)) },
+        done(Hook::Verify),
+    ]
+}
+
+fn machine() -> Incumbent {
+    Incumbent::active(O, BASE, Strategy::Exclusive, times::LEASE)
+}
+
+/// A world in which every order succeeds. Returns the messages to S.
+fn go_on(machine: &mut Incumbent, effects: Effects) -> Vec<Message> {
+    let mut said = Vec::new();
+    let mut todo: std::collections::VecDeque<Effect> = effects.into();
+    while let Some(effect) = todo.pop_front() {
+        let input = match effect {
+            Effect::Send(Peer::Supervisor, frame) => {
+                said.push(frame.message);
+                continue;
+            }
+            Effect::Call(hook) => done(hook),
+            Effect::Claim(epoch) => Input::Claimed(epoch, Some(O)),
+            Effect::Kill(peer) => Input::Gone(peer),
+            Effect::Lock(_) => Input::Locked { highest: Some((BASE.next(), O)) },
+            _ => continue,
+        };
+        todo.extend(machine.handle(input));
+    }
+    said
+}
+
+#[test]
+fn resolve_is_answered_in_every_state() {
+    for steps in 0..=way().len() {
+        let mut o = machine();
+        let mut last = Vec::new();
+        for input in way().into_iter().take(steps) {
+            last = o.handle(input);
+        }
+        let state = o.state_name();
+        let asked = o.handle(frame(HANDOFF, Message::Resolve));
+        // what was under way when it was asked goes on first
+        last.extend(asked);
+        let said = go_on(&mut o, last);
+        let answered = said.iter().any(|m| matches!(m, Message::Resumed { .. }));
+        assert!(answered, "{state}: {said:?}");
+        assert_eq!(o.state_name(), "Active");
+        let expected = if steps <= 3 { BASE } else { BASE.next() };
+        assert_eq!(o.epoch(), expected, "asked in {state}");
+    }
+    let mut o = machine();
+    for input in way().into_iter().take(4) {
+        o.handle(input);
+    }
+    let started = Stamped { handoff: HANDOFF, epoch: BASE, message: Message::Started };
+    o.handle(Input::Received(Peer::Successor, started));
+    let said = go_on(&mut o.clone(), o.handle(frame(HANDOFF, Message::Resolve)));
+    assert_eq!(said, [Message::Retiring]);
+}
+
+#[test]
+fn frames_of_another_handoff_or_epoch_have_no_effect() {
+    for steps in 0..=way().len() {
+        let mut o = machine();
+        for input in way().into_iter().take(steps) {
+            o.handle(input);
+        }
+        for message in [Message::SealRequest, Message::Retire { grace_ms: 1 }] {
+            for (handoff, epoch) in [(HandoffId(6), BASE), (HANDOFF, Epoch(3))] {
+                let before = o.clone();
+                let frame = Stamped { handoff, epoch, message: message.clone() };
+                let effects = o.handle(Input::Received(Peer::Supervisor, frame));
+                assert_eq!(o, before);
+                assert!(
+                    effects
+                        .iter()
+                        .all(|e| matches!(e, Effect::Send(_, f) if matches!(f.message, Message::Refused(_)))),
+                    "{} on {message:?}: {effects:?}",
+                    o.state_name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handoff_that_was_resolved_never_begins_again_and_the_next_one_does() {
+    let mut o = machine();
+    o.handle(frame(HANDOFF, Message::Resolve));
+    o.handle(prepare(HANDOFF));
+    assert_eq!(o.state_name(), "Active");
+    o.handle(prepare(HandoffId(8)));
+    assert_eq!(o.state_name(), "Draining");
+}
+
+#[test]
+fn no_tenure_begins_before_its_claim_is_durable() {
+    let mut o = machine();
+    let effects = way().into_iter().fold(Vec::new(), |_, input| o.handle(input));
+    assert_eq!(effects, [Effect::SyncClaim(BASE.next()), Effect::Call(Hook::Resume)]);
+}
+
+#[test]
+fn the_lock_is_given_free_before_the_seal_is_told() {
+    let mut o = machine();
+    let effects = way().into_iter().take(4).fold(Vec::new(), |_, input| o.handle(input));
+    assert_eq!(effects[0], Effect::Unlock);
+}

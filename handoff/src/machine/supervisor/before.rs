@@ -1,0 +1,204 @@
+//! Up to PrepareHandoff: the incumbent is not touched, and an end here is "preflight failed".
+
+use super::event::Event;
+use super::{Party, Server, State, Supervisor, Try, fit, millis};
+use crate::journal::Record;
+use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Upgrade, times};
+use crate::wire::Message;
+
+impl Supervisor {
+    pub(super) fn idle_on(&mut self, server: Server, event: Event) -> Effects {
+        match event {
+            Event::Upgrade(upgrade) => self.begin(server, upgrade),
+            Event::IncumbentExited => self.died(),
+            // the channel broke: the server serves on, S asks it again
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentAdopted { epoch, .. } => {
+                self.state = State::Idle { server: Server { epoch, ..server } };
+                Vec::new()
+            }
+            Event::Healthy => {
+                self.crashes = 0;
+                Vec::new()
+            }
+            // the server took its tenure back by itself, and S hears of it late
+            Event::Resumed { epoch, .. } if epoch >= server.epoch => {
+                self.state = State::Idle { server: Server { epoch, ..server } };
+                Vec::new()
+            }
+            Event::IncumbentProgress | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest! {
+                Start Abort Stop Drained SealComplete SealFailed Resumed RetiringSaid
+                IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
+                Warmed Ready Active SuccessorRefused SuccessorProgress SuccessorClosed
+                SuccessorExited SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver
+                DrainOver FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
+                Alien
+            } => self.violation(&event),
+        }
+    }
+
+    fn begin(&mut self, server: Server, upgrade: Upgrade) -> Effects {
+        let intent = Record::Intent {
+            handoff: upgrade.handoff,
+            incumbent: server.facts.instance,
+            successor: upgrade.successor,
+            epoch: server.epoch,
+        };
+        self.state = State::Greeting { t: Try { upgrade, server, successor: None } };
+        vec![
+            Effect::Persist(intent),
+            Effect::Spawn(Peer::Successor, upgrade.successor),
+            Effect::Arm(Timer::Deadline, upgrade.deadline),
+        ]
+    }
+
+    /// Before O was touched: N's tree is ended, nothing else.
+    fn end(&mut self, t: Try, reason: String) -> Effects {
+        self.state = State::Ending { t, reason };
+        vec![Effect::Disarm(Timer::Deadline), Effect::Kill(Peer::Successor)]
+    }
+
+    pub(super) fn greeting_on(&mut self, t: Try, event: Event) -> Effects {
+        match event {
+            Event::SuccessorHello { hello } => {
+                if hello.instance != t.upgrade.successor {
+                    return self.end(t, "the successor calls itself another instance".to_owned());
+                }
+                if let Some(reason) = fit::misfit(&t.server.facts, &hello) {
+                    return self.end(t, reason);
+                }
+                let Some(ack) = self.ack(&hello, t.server.facts.instance, Some(&t)) else {
+                    return self.end(t, "no wire version in common".to_owned());
+                };
+                let greeting = t.to_successor(ack);
+                self.state = State::Warming { t: Try { successor: Some(hello), ..t } };
+                vec![greeting]
+            }
+            Event::SuccessorExited => {
+                self.end(t, "the new binary exited before it said Hello: is it a handoff server?".to_owned())
+            }
+            Event::SuccessorClosed => self.end(
+                t,
+                "the new binary closed its channel or sent garbage before Hello: is it a handoff server?"
+                    .to_owned(),
+            ),
+            Event::SuccessorRefused { why } => self.end(t, format!("the new binary refused: {why}")),
+            Event::DeadlineOver => {
+                self.end(t, "the deadline is over; awaited Hello from the new binary".to_owned())
+            }
+            Event::Abort => self.end(t, "aborted by the operator".to_owned()),
+            Event::Failed(Step::Spawn | Step::Persist, why) => self.end(t, why),
+            Event::IncumbentExited => self.incumbent_died_early(t),
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::Healthy
+            | Event::IncumbentAdopted { .. }
+            | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest! {
+                Start Upgrade Stop Drained SealComplete SealFailed Resumed RetiringSaid
+                IncumbentRefused IncumbentActive IncumbentGone SuccessorAdopted Warmed Ready Active
+                SuccessorGone RetiredExited RetiredGone RetireOver DrainOver FreezeOver ActiveOver
+                SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
+        }
+    }
+
+    pub(super) fn warming_on(&mut self, t: Try, event: Event) -> Effects {
+        match event {
+            Event::Warmed { handoff } if t.is(handoff) => {
+                let facts = &t.server.facts;
+                let format = t.successor.as_ref().map_or(0, |n| fit::connection_format(facts, n));
+                let prepare = t.to_incumbent(Message::PrepareHandoff {
+                    successor: t.upgrade.successor,
+                    deadline_ms: millis(t.upgrade.deadline),
+                    drain_grace_ms: millis(t.upgrade.drain_grace),
+                    freeze_budget_ms: millis(t.upgrade.freeze_budget),
+                    connection_format: format,
+                });
+                let late = t.upgrade.drain_grace + times::LEASE;
+                self.state = State::Preparing { t };
+                vec![prepare, Effect::Arm(Timer::Drain, late)]
+            }
+            Event::SuccessorExited => {
+                self.end(t, "the successor died while warming; awaited Warmed".to_owned())
+            }
+            Event::SuccessorClosed => {
+                self.end(t, "the successor's channel ended while warming; awaited Warmed".to_owned())
+            }
+            Event::SuccessorRefused { why } => {
+                self.end(t, format!("the successor left while warming: {why}"))
+            }
+            Event::DeadlineOver => {
+                self.end(t, "the deadline is over; awaited Warmed from the successor".to_owned())
+            }
+            Event::Abort => self.end(t, "aborted by the operator".to_owned()),
+            Event::IncumbentExited => self.incumbent_died_early(t),
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::Healthy
+            | Event::IncumbentAdopted { .. }
+            | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest! {
+                Start Upgrade Stop Drained SealComplete SealFailed Resumed RetiringSaid
+                IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
+                Warmed Ready Active SuccessorGone RetiredExited RetiredGone RetireOver DrainOver
+                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
+        }
+    }
+
+    /// O died by itself before the handoff touched it: the same routine as for every other open end.
+    fn incumbent_died_early(&mut self, t: Try) -> Effects {
+        self.resolve(
+            t,
+            "the incumbent died while the successor warmed".to_owned(),
+            Party::Ending,
+            Party::Alive,
+            false,
+        )
+    }
+
+    pub(super) fn ending_on(&mut self, t: Try, reason: String, event: Event) -> Effects {
+        match event {
+            Event::SuccessorGone => {
+                let (handoff, epoch) = (t.upgrade.handoff, t.server.epoch);
+                let outcome = Outcome::PreflightFailed;
+                self.state = State::Idle { server: t.server };
+                vec![
+                    Effect::Forget(Peer::Successor),
+                    Effect::Persist(Record::Ended { handoff, outcome, reason: Some(reason.clone()), epoch }),
+                    Effect::Report(Ended { handoff, outcome, reason: Some(reason), epoch }),
+                ]
+            }
+            // what it said itself is the better reason than how its end was seen
+            Event::SuccessorRefused { why } => {
+                self.state = State::Ending { t, reason: format!("{reason}: {why}") };
+                Vec::new()
+            }
+            Event::IncumbentExited => self.resolve(
+                t,
+                format!("{reason}; the incumbent died too"),
+                Party::Ending,
+                Party::Ending,
+                false,
+            ),
+            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentProgress
+            | Event::SuccessorProgress
+            | Event::SuccessorClosed
+            | Event::SuccessorExited
+            | Event::Healthy
+            | Event::IncumbentAdopted { .. }
+            | Event::IncumbentHello { .. } => Vec::new(),
+            event @ rest! {
+                Start Upgrade Abort Stop Drained SealComplete SealFailed Resumed RetiringSaid
+                IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
+                Warmed Ready Active RetiredExited RetiredGone RetireOver DeadlineOver DrainOver
+                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+            } => self.violation(&event),
+        }
+    }
+}

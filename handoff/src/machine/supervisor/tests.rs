@@ -1,0 +1,186 @@
+//! Counterexamples that the exploration found, as short as it found them, and single rows.
+
+use super::Supervisor;
+use crate::ids::{BuildId, Digest, Epoch, HandoffId, InstanceId};
+use crate::machine::step::{Command, Effect, Effects, Input, Machine, Peer, Timer, Upgrade};
+use crate::wire::{Formats, Hello, Message, Role, Stamped, Standing, Strategy};
+use std::time::Duration;
+
+const N: InstanceId = InstanceId(99);
+const HANDOFF: HandoffId = HandoffId(7);
+const BASE: Epoch = Epoch(1);
+const NEXT: Epoch = Epoch(2);
+
+fn hello(instance: InstanceId, role: Role) -> Input {
+    let formats = Formats { reads: vec![1], writes: 1 };
+    let hello = Hello {
+        role,
+        instance,
+        pid: 1,
+        build: BuildId::default(),
+        service: String::new(),
+        wire_min: 1,
+        wire_max: 1,
+        strategy: Strategy::Exclusive,
+        state: formats.clone(),
+        connections: formats,
+        owner_lock: None,
+        epoch: BASE,
+        listeners: Vec::new(),
+        generation: 0,
+    };
+    let peer = if role == Role::Successor { Peer::Successor } else { Peer::Incumbent };
+    said(peer, Message::Hello(Box::new(hello)))
+}
+
+fn said(peer: Peer, message: Message) -> Input {
+    Input::Received(peer, Stamped { handoff: HANDOFF, epoch: BASE, message })
+}
+
+fn adopted() -> Message {
+    let (handoff, peer) = (HandoffId::NIL, InstanceId::NIL);
+    Message::Adopted { standing: Standing::Active, epoch: BASE, handoff, peer }
+}
+
+fn sealed() -> Message {
+    Message::SealComplete { digest: Digest::default(), connections: 1 }
+}
+
+fn ready() -> Message {
+    let digest = Some(Digest::default());
+    Message::Ready { digest, listeners: Vec::new(), healthy: true, connections: 1 }
+}
+
+/// A supervisor whose handoff has come this far.
+fn at(state: &str) -> Supervisor {
+    let upgrade = Upgrade {
+        handoff: HANDOFF,
+        successor: N,
+        deadline: Duration::from_secs(300),
+        drain_grace: Duration::from_secs(60),
+        freeze_budget: Duration::from_secs(2),
+    };
+    let way = [
+        Input::Command(Command::Start),
+        hello(InstanceId(0).nth(1), Role::Cold),
+        said(Peer::Incumbent, Message::Active { epoch: BASE }),
+        Input::Command(Command::Upgrade(upgrade)),
+        hello(N, Role::Successor),
+        said(Peer::Successor, Message::Warmed { loaded: String::new(), revision: 1 }),
+        said(Peer::Incumbent, Message::Drained { open: 1 }),
+        said(Peer::Incumbent, sealed()),
+        said(Peer::Successor, ready()),
+    ];
+    let mut s = Supervisor::new(InstanceId(0), 1);
+    let mut way = way.into_iter();
+    while s.state_name() != state {
+        s.handle(way.next().expect("a state on the way of a handoff"));
+    }
+    s
+}
+
+fn give(s: &mut Supervisor, inputs: Vec<Input>) -> Effects {
+    inputs.into_iter().fold(Vec::new(), |_, input| s.handle(input))
+}
+
+fn asks(effects: &Effects) -> bool {
+    effects.iter().any(|e| matches!(e, Effect::Send(Peer::Incumbent, f) if f.message == Message::Resolve))
+}
+
+#[test]
+fn a_broken_channel_is_made_anew_and_the_question_is_asked_again() {
+    let mut s = at("Preparing");
+    let effects = s.handle(Input::Closed(Peer::Incumbent));
+    assert!(effects.contains(&Effect::Reconnect(Peer::Incumbent)), "{effects:?}");
+    let effects = s.handle(Input::Claimed(NEXT, None));
+    assert!(asks(&effects), "{effects:?}");
+    // the first question went into the broken channel
+    let effects = s.handle(said(Peer::Incumbent, adopted()));
+    assert!(asks(&effects), "{effects:?}");
+}
+
+#[test]
+fn the_last_word_of_a_dead_successor_does_not_commit() {
+    let mut s = at("Activating");
+    let effects = give(
+        &mut s,
+        vec![
+            Input::Exited(Peer::Successor),
+            Input::Claimed(NEXT, Some(N)),
+            said(Peer::Successor, Message::Active { epoch: NEXT }),
+        ],
+    );
+    assert!(effects.is_empty(), "{effects:?}");
+    assert_eq!(s.state_name(), "Resolving (N owns, ending it)");
+}
+
+#[test]
+fn the_last_word_of_a_dead_incumbent_decides_nothing() {
+    for last in [Message::Resumed { epoch: BASE }, Message::SealFailed { error: String::new() }] {
+        let mut s = at("Sealing");
+        give(&mut s, vec![Input::Exited(Peer::Incumbent), Input::Claimed(NEXT, None)]);
+        let before = s.clone();
+        assert!(s.handle(said(Peer::Incumbent, last)).is_empty());
+        assert_eq!(s, before);
+    }
+    for state in ["Readying", "Activating"] {
+        let mut s = at(state);
+        s.handle(Input::Exited(Peer::Incumbent));
+        assert!(s.handle(said(Peer::Incumbent, Message::Resumed { epoch: NEXT })).is_empty());
+        assert_eq!(s.state_name(), state);
+    }
+}
+
+#[test]
+fn a_dying_incumbent_is_not_called_silent() {
+    let mut s = at("Preparing");
+    give(&mut s, vec![Input::Expired(Timer::Drain), Input::Claimed(NEXT, None)]);
+    s.handle(Input::Exited(Peer::Incumbent));
+    assert!(s.handle(Input::Expired(Timer::Silent)).is_empty());
+    assert_eq!(s.state_name(), "Resolving (asking O)");
+
+    // it was silent because it was dying: nobody may be left without a server
+    let mut s = at("Preparing");
+    give(
+        &mut s,
+        vec![
+            Input::Expired(Timer::Drain),
+            Input::Claimed(NEXT, None),
+            Input::Expired(Timer::Silent),
+            Input::Exited(Peer::Incumbent),
+            Input::Gone(Peer::Successor),
+            Input::Gone(Peer::Incumbent),
+            Input::Claimed(NEXT, None),
+        ],
+    );
+    assert_eq!(s.state_name(), "Starting");
+}
+
+#[test]
+fn the_end_of_a_sealed_incumbents_channel_does_not_abort() {
+    let mut s = at("Readying");
+    assert_eq!(s.handle(Input::Closed(Peer::Incumbent)), [Effect::Reconnect(Peer::Incumbent)]);
+    give(&mut s, vec![Input::Exited(Peer::Incumbent), Input::Gone(Peer::Incumbent)]);
+    s.handle(said(Peer::Successor, ready()));
+    assert_eq!(s.state_name(), "Activating");
+    s.handle(said(Peer::Successor, Message::Active { epoch: NEXT }));
+    assert_eq!(s.serving(), Some((N, NEXT)));
+}
+
+#[test]
+fn the_record_stands_before_the_request_to_seal() {
+    let mut s = at("Preparing");
+    let points: Vec<_> =
+        s.handle(said(Peer::Incumbent, Message::Drained { open: 1 })).iter().map(Effect::point).collect();
+    assert_eq!(points, ["disarm.drain", "persist.seal_requested", "send.SealRequest", "arm.freeze"]);
+}
+
+#[test]
+fn the_successor_is_not_ended_before_the_incumbent_has_answered() {
+    let mut s = at("Readying");
+    let resolve = s.handle(Input::Expired(Timer::Freeze));
+    let ask = s.handle(Input::Claimed(NEXT, None));
+    let kills = |effects: &Effects| effects.contains(&Effect::Kill(Peer::Successor));
+    assert!(!kills(&resolve) && !kills(&ask) && asks(&ask));
+    assert!(kills(&s.handle(said(Peer::Incumbent, Message::Resumed { epoch: NEXT }))));
+}
