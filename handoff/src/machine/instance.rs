@@ -25,7 +25,7 @@ impl Instance {
     #[must_use]
     pub fn successor(hello: Hello) -> Self {
         let (me, strategy) = (hello.instance, hello.strategy);
-        Self { me, strategy, tenure: Tenure::Before(Successor::successor(hello)) }
+        Self { me, strategy, tenure: Tenure::Before(Successor::new(hello)) }
     }
 
     /// An instance that was started where nobody serves.

@@ -2,11 +2,18 @@
 //!
 //! Until its claim it writes nothing; deciding and beginning to serve are one step.
 
-use super::step::{
-    Command, Effect, Effects, Ending, Hook, Input, Machine, Peer, Report, Step, Timer, Violation, times,
-};
+/// The events that a row has no use for, spelled out so that a new one must be considered in every row.
+macro_rules! rest {
+    ($($name:ident)+) => { $(Event::$name { .. })|+ };
+}
+
+mod cold;
+mod event;
+
+use super::step::{Effect, Effects, Ending, Hook, Input, Machine, Peer, Step, Timer, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId, ListenerName};
-use crate::wire::{Hello, HelloAck, Message, Refused, Standing, Strategy};
+use crate::wire::{Hello, Message, Refused, Standing, Strategy};
+use event::Event;
 use std::time::Duration;
 
 /// The successor's machine, and the cold-started server's.
@@ -89,51 +96,10 @@ enum Cold {
     Starting { epoch: Epoch },
 }
 
-/// What N and X can be told, sorted.
-#[derive(Clone, Debug)]
-enum Event {
-    Start,
-    Ack {
-        handoff: HandoffId,
-        epoch: Epoch,
-        ack: HelloAck,
-    },
-    Begin {
-        digest: Option<Digest>,
-    },
-    Commit,
-    Abort {
-        reason: String,
-    },
-    /// The supervisor refused something: whatever it was, N goes.
-    Refused {
-        why: String,
-    },
-    Alive,
-    Adopt,
-    SupervisorLost,
-    LeaseOver,
-    DeadlineOver,
-    SelfCommit,
-    Warmed(Result<(String, u64), String>),
-    Opened(Result<(Digest, Epoch, bool), String>),
-    ReceiveDone(Result<u64, String>),
-    Served(Result<(), String>),
-    Locked {
-        highest: Option<(Epoch, InstanceId)>,
-    },
-    Claimed(Epoch, Option<InstanceId>),
-    Failed(Step, String),
-    Stop,
-    /// The transfer channel ended: the receive hook has noticed too.
-    TransferEnded,
-    Alien,
-}
-
 impl Successor {
     /// An instance that was started to take over.
     #[must_use]
-    pub fn successor(hello: Hello) -> Self {
+    pub fn new(hello: Hello) -> Self {
         Self { hello: Box::new(hello), lease: times::LEASE, state: State::New }
     }
 
@@ -245,92 +211,6 @@ impl Successor {
         }
     }
 
-    fn sort(&self, input: Input) -> Event {
-        match input {
-            Input::Start => Event::Start,
-            Input::Received(Peer::Supervisor, frame) => {
-                let ours =
-                    self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
-                match frame.message {
-                    Message::HelloAck(ack) => Event::Ack { handoff: frame.handoff, epoch: frame.epoch, ack },
-                    Message::Begin { digest } if ours => Event::Begin { digest },
-                    Message::Commit if ours => Event::Commit,
-                    Message::Abort { reason } if ours => Event::Abort { reason },
-                    Message::Refused(Refused { why, .. }) => Event::Refused { why },
-                    Message::Heartbeat { .. } => Event::Alive,
-                    Message::Adopt { .. } => Event::Adopt,
-                    Message::Begin { .. }
-                    | Message::Commit
-                    | Message::Abort { .. }
-                    | Message::Hello(_)
-                    | Message::Warmed { .. }
-                    | Message::PrepareHandoff { .. }
-                    | Message::Drained { .. }
-                    | Message::SealRequest
-                    | Message::SealProgress { .. }
-                    | Message::SealComplete { .. }
-                    | Message::SealFailed { .. }
-                    | Message::Ready { .. }
-                    | Message::Started
-                    | Message::Active { .. }
-                    | Message::Retire { .. }
-                    | Message::Resolve
-                    | Message::Resumed { .. }
-                    | Message::Retiring
-                    | Message::Adopted { .. }
-                    | Message::Parked { .. }
-                    | Message::ParkedMore { .. }
-                    | Message::ParkedAck { .. }
-                    | Message::End { .. } => Event::Alien,
-                }
-            }
-            Input::Closed(Peer::Supervisor) => Event::SupervisorLost,
-            Input::Closed(Peer::Incumbent) => Event::TransferEnded,
-            Input::Received(Peer::Incumbent | Peer::Successor | Peer::Retiring(_), _)
-            | Input::Closed(Peer::Successor | Peer::Retiring(_))
-            | Input::Exited(_)
-            | Input::Gone(_) => Event::Alien,
-            Input::Expired(Timer::Lease) => Event::LeaseOver,
-            Input::Expired(Timer::Deadline) => Event::DeadlineOver,
-            Input::Expired(Timer::SelfCommit) => Event::SelfCommit,
-            Input::Expired(
-                Timer::Drain
-                | Timer::Freeze
-                | Timer::Started
-                | Timer::Active
-                | Timer::Silent
-                | Timer::Backoff
-                | Timer::Healthy
-                | Timer::Retire(_)
-                | Timer::Grace
-                | Timer::ColdStart,
-            ) => Event::Alien,
-            Input::Done(hook, result) => match hook {
-                Hook::Warm => Event::Warmed(result.and_then(|report| match report {
-                    Report::Warmed { loaded, revision } => Ok((loaded, revision)),
-                    other => Err(format!("the warm hook reported {other:?}")),
-                })),
-                Hook::Open => Event::Opened(result.and_then(|report| match report {
-                    Report::Opened { digest, data_epoch, healthy } => Ok((digest, data_epoch, healthy)),
-                    other => Err(format!("the open hook reported {other:?}")),
-                })),
-                Hook::Receive => Event::ReceiveDone(result.and_then(|report| match report {
-                    Report::Received { connections } => Ok(connections),
-                    other => Err(format!("the transfer reported {other:?}")),
-                })),
-                Hook::Serve => Event::Served(result.map(drop)),
-                Hook::Drain | Hook::Seal | Hook::HandOver | Hook::Verify | Hook::Resume | Hook::Retire => {
-                    Event::Alien
-                }
-            },
-            Input::Locked { highest } => Event::Locked { highest },
-            Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),
-            Input::Failed(step, why) => Event::Failed(step, why),
-            Input::Command(Command::Stop) => Event::Stop,
-            Input::Command(Command::Start | Command::Upgrade(_) | Command::Abort) => Event::Alien,
-        }
-    }
-
     /// The one place that decides what happens with what a state has no use for: nothing but a trace.
     fn violation(&self, event: &Event) -> Effects {
         let violation = Violation { state: self.state_name(), input: format!("{event:?}") };
@@ -420,11 +300,6 @@ impl Successor {
     }
 }
 
-/// The events that a row has no use for, spelled out so that a new one must be considered in every row.
-macro_rules! rest {
-    ($($name:ident),+ $(,)?) => { $(Event::$name { .. })|+ };
-}
-
 impl Machine for Successor {
     fn handle(&mut self, input: Input) -> Effects {
         let event = self.sort(input);
@@ -434,29 +309,11 @@ impl Machine for Successor {
                     self.state = State::Greeting;
                     vec![self.hello(), Effect::Arm(Timer::Lease, self.lease)]
                 }
-                event @ rest!(
-                    Ack,
-                    Begin,
-                    Commit,
-                    Abort,
-                    Refused,
-                    Alive,
-                    Adopt,
-                    SupervisorLost,
-                    LeaseOver,
-                    DeadlineOver,
-                    SelfCommit,
-                    Warmed,
-                    Opened,
-                    ReceiveDone,
-                    Served,
-                    Locked,
-                    Claimed,
-                    Failed,
-                    Stop,
-                    TransferEnded,
-                    Alien
-                ) => self.violation(&event),
+                event @ rest! {
+                    Ack Begin Commit Abort Refused Alive Adopt SupervisorLost LeaseOver DeadlineOver
+                    SelfCommit Warmed Opened ReceiveDone Served Locked Claimed Failed Stop
+                    TransferEnded Alien
+                } => self.violation(&event),
             },
             State::Greeting => match event {
                 Event::Ack { handoff, epoch, ack } => {
@@ -475,23 +332,10 @@ impl Machine for Successor {
                 // who asks is told, although there is nothing to tell yet: a new supervisor waits for the answer
                 Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
-                event @ rest!(
-                    Start,
-                    Begin,
-                    Commit,
-                    Abort,
-                    DeadlineOver,
-                    SelfCommit,
-                    Warmed,
-                    Opened,
-                    ReceiveDone,
-                    Served,
-                    Locked,
-                    Claimed,
-                    Failed,
-                    TransferEnded,
-                    Alien
-                ) => self.violation(&event),
+                event @ rest! {
+                    Start Begin Commit Abort DeadlineOver SelfCommit Warmed Opened ReceiveDone
+                    Served Locked Claimed Failed TransferEnded Alien
+                } => self.violation(&event),
             },
             State::Warming { open } => match event {
                 Event::Warmed(Ok((loaded, revision))) => {
@@ -506,21 +350,10 @@ impl Machine for Successor {
                 Event::Stop => self.leave("asked to stop".into()),
                 Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
-                event @ rest!(
-                    Start,
-                    Ack,
-                    Begin,
-                    Commit,
-                    SelfCommit,
-                    Opened,
-                    ReceiveDone,
-                    Served,
-                    Locked,
-                    Claimed,
-                    Failed,
-                    TransferEnded,
-                    Alien
-                ) => self.violation(&event),
+                event @ rest! {
+                    Start Ack Begin Commit SelfCommit Opened ReceiveDone Served Locked Claimed
+                    Failed TransferEnded Alien
+                } => self.violation(&event),
             },
             State::Warm { open } => match event {
                 Event::Begin { digest } => {
@@ -545,21 +378,10 @@ impl Machine for Successor {
                 Event::Stop => self.leave("asked to stop".into()),
                 Event::Adopt => vec![self.adopted(), Effect::Arm(Timer::Lease, self.lease)],
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
-                event @ rest!(
-                    Start,
-                    Ack,
-                    Commit,
-                    SelfCommit,
-                    Warmed,
-                    Opened,
-                    ReceiveDone,
-                    Served,
-                    Locked,
-                    Claimed,
-                    Failed,
-                    TransferEnded,
-                    Alien
-                ) => self.violation(&event),
+                event @ rest! {
+                    Start Ack Commit SelfCommit Warmed Opened ReceiveDone Served Locked Claimed
+                    Failed TransferEnded Alien
+                } => self.violation(&event),
             },
             State::Opening { open, mut work, lost } => match event {
                 Event::Locked { highest } if highest.is_some_and(|(top, _)| top > open.base) => {
@@ -600,19 +422,10 @@ impl Machine for Successor {
                 Event::Stop => self.leave("asked to stop".into()),
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 Event::TransferEnded => Vec::new(),
-                event @ rest!(
-                    Start,
-                    Ack,
-                    Begin,
-                    Commit,
-                    DeadlineOver,
-                    SelfCommit,
-                    Warmed,
-                    Served,
-                    Claimed,
-                    Failed,
+                event @ rest! {
+                    Start Ack Begin Commit DeadlineOver SelfCommit Warmed Served Claimed Failed
                     Alien
-                ) => self.violation(&event),
+                } => self.violation(&event),
             },
             State::Ready { open, lost } => match event {
                 Event::Commit => self.claim(open),
@@ -638,20 +451,10 @@ impl Machine for Successor {
                 | Event::LeaseOver
                 | Event::SelfCommit
                 | Event::TransferEnded => Vec::new(),
-                event @ rest!(
-                    Start,
-                    Ack,
-                    Begin,
-                    DeadlineOver,
-                    Warmed,
-                    Opened,
-                    ReceiveDone,
-                    Served,
-                    Locked,
-                    Claimed,
-                    Failed,
-                    Alien
-                ) => self.violation(&event),
+                event @ rest! {
+                    Start Ack Begin DeadlineOver Warmed Opened ReceiveDone Served Locked Claimed
+                    Failed Alien
+                } => self.violation(&event),
             },
             State::Claiming { open } => match event {
                 Event::Claimed(epoch, Some(owner))
@@ -678,21 +481,10 @@ impl Machine for Successor {
                 | Event::Alive
                 | Event::TransferEnded => Vec::new(),
                 Event::Stop => self.give_up("asked to stop".into()),
-                event @ rest!(
-                    Start,
-                    Ack,
-                    Begin,
-                    Abort,
-                    Refused,
-                    DeadlineOver,
-                    Warmed,
-                    Opened,
-                    ReceiveDone,
-                    Served,
-                    Locked,
-                    Failed,
-                    Alien
-                ) => self.violation(&event),
+                event @ rest! {
+                    Start Ack Begin Abort Refused DeadlineOver Warmed Opened ReceiveDone Served
+                    Locked Failed Alien
+                } => self.violation(&event),
             },
             State::Starting { open, epoch } => match event {
                 Event::Served(Ok(())) => self.serve(epoch, open.handoff, open.base),
@@ -708,97 +500,13 @@ impl Machine for Successor {
                 | Event::Commit
                 | Event::Alive
                 | Event::TransferEnded => Vec::new(),
-                event @ rest!(
-                    Start,
-                    Ack,
-                    Begin,
-                    Abort,
-                    Refused,
-                    DeadlineOver,
-                    Warmed,
-                    Opened,
-                    ReceiveDone,
-                    Locked,
-                    Claimed,
-                    Failed,
-                    Alien
-                ) => self.violation(&event),
+                event @ rest! {
+                    Start Ack Begin Abort Refused DeadlineOver Warmed Opened ReceiveDone Locked
+                    Claimed Failed Alien
+                } => self.violation(&event),
             },
             State::Cold { stage } => self.cold_on(stage, event),
             State::Serving { .. } | State::Finished => self.violation(&event),
-        }
-    }
-}
-
-impl Successor {
-    /// X goes straight on, supervised or not: it holds owner.lock, and who else could serve is dead.
-    fn cold_on(&mut self, stage: Cold, event: Event) -> Effects {
-        let overlap = self.hello.strategy == Strategy::Overlap;
-        match (stage, event) {
-            (Cold::New, Event::Start) => {
-                self.state = State::Cold { stage: Cold::Locking };
-                vec![self.hello(), Effect::Lock(Some(times::LOCK))]
-            }
-            (Cold::Locking, Event::Locked { highest }) => {
-                let highest = highest.map_or(Epoch::ZERO, |(epoch, _)| epoch);
-                self.state = State::Cold { stage: Cold::Warming { highest } };
-                vec![Effect::Call(Hook::Warm)]
-            }
-            (Cold::Warming { highest }, Event::Warmed(Ok(_))) => {
-                self.state = State::Cold { stage: Cold::Opening { highest } };
-                vec![Effect::Call(Hook::Open)]
-            }
-            (Cold::Opening { highest }, Event::Opened(Ok((_, data_epoch, _)))) => {
-                let epoch = highest.max(data_epoch).next();
-                self.state = State::Cold { stage: Cold::Claiming { epoch } };
-                vec![Effect::Propose, Effect::Claim(epoch)]
-            }
-            (Cold::Claiming { epoch }, Event::Claimed(of, Some(owner)))
-                if of == epoch && owner == self.hello.instance =>
-            {
-                self.state = State::Cold { stage: Cold::Starting { epoch } };
-                vec![Effect::SyncClaim(epoch), Effect::Call(Hook::Serve)]
-            }
-            (Cold::Claiming { epoch }, Event::Claimed(_, owner)) => {
-                let whom = owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string());
-                self.leave(format!("epoch {epoch} belongs to {whom}"))
-            }
-            (Cold::Starting { epoch }, Event::Served(Ok(()))) => self.serve(epoch, HandoffId::NIL, epoch),
-            (Cold::Warming { .. }, Event::Warmed(Err(why))) => self.leave(format!("warm: {why}")),
-            (Cold::Opening { .. }, Event::Opened(Err(why))) => self.leave(format!("open: {why}")),
-            (Cold::Starting { .. }, Event::Served(Err(why))) => self.give_up(format!("serve: {why}")),
-            (_, Event::Failed(Step::Lock, why)) => self.leave(format!("owner.lock: {why}")),
-            (_, Event::Failed(step, why)) => self.give_up(format!("{step:?}: {why}")),
-            (_, Event::Refused { why }) => self.leave(format!("refused by the supervisor: {why}")),
-            (_, Event::Abort { reason }) => self.leave(format!("aborted: {reason}")),
-            (_, Event::Stop) => self.leave("asked to stop".into()),
-            (_, Event::Adopt) => vec![self.adopted()],
-            (_, Event::Ack { ack, .. }) => {
-                self.lease = Duration::from_millis(ack.lease_ms.into());
-                Vec::new()
-            }
-            (_, Event::SupervisorLost | Event::LeaseOver | Event::Alive) => Vec::new(),
-            (
-                _,
-                event @ rest!(
-                    Start,
-                    Begin,
-                    Commit,
-                    DeadlineOver,
-                    SelfCommit,
-                    Warmed,
-                    Opened,
-                    ReceiveDone,
-                    Served,
-                    Locked,
-                    Claimed,
-                    TransferEnded,
-                    Alien
-                ),
-            ) => {
-                let _ = overlap;
-                self.violation(&event)
-            }
         }
     }
 }

@@ -1,0 +1,135 @@
+//! What N and X can be told, sorted by what it is about.
+
+use super::Successor;
+use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
+use crate::machine::step::{Command, Hook, Input, Peer, Report, Step, Timer};
+use crate::wire::{HelloAck, Message, Refused};
+
+/// What N and X can be told, sorted.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    Start,
+    Ack {
+        handoff: HandoffId,
+        epoch: Epoch,
+        ack: HelloAck,
+    },
+    Begin {
+        digest: Option<Digest>,
+    },
+    Commit,
+    Abort {
+        reason: String,
+    },
+    /// The supervisor refused something: whatever it was, N goes.
+    Refused {
+        why: String,
+    },
+    Alive,
+    Adopt,
+    SupervisorLost,
+    LeaseOver,
+    DeadlineOver,
+    SelfCommit,
+    Warmed(Result<(String, u64), String>),
+    Opened(Result<(Digest, Epoch, bool), String>),
+    ReceiveDone(Result<u64, String>),
+    Served(Result<(), String>),
+    Locked {
+        highest: Option<(Epoch, InstanceId)>,
+    },
+    Claimed(Epoch, Option<InstanceId>),
+    Failed(Step, String),
+    Stop,
+    /// The transfer channel ended: the receive hook has noticed too.
+    TransferEnded,
+    Alien,
+}
+
+impl Successor {
+    pub(super) fn sort(&self, input: Input) -> Event {
+        match input {
+            Input::Start => Event::Start,
+            Input::Received(Peer::Supervisor, frame) => {
+                let ours =
+                    self.open().is_some_and(|open| open.handoff == frame.handoff && open.base == frame.epoch);
+                match frame.message {
+                    Message::HelloAck(ack) => Event::Ack { handoff: frame.handoff, epoch: frame.epoch, ack },
+                    Message::Begin { digest } if ours => Event::Begin { digest },
+                    Message::Commit if ours => Event::Commit,
+                    Message::Abort { reason } if ours => Event::Abort { reason },
+                    Message::Refused(Refused { why, .. }) => Event::Refused { why },
+                    Message::Heartbeat { .. } => Event::Alive,
+                    Message::Adopt { .. } => Event::Adopt,
+                    Message::Begin { .. }
+                    | Message::Commit
+                    | Message::Abort { .. }
+                    | Message::Hello(_)
+                    | Message::Warmed { .. }
+                    | Message::PrepareHandoff { .. }
+                    | Message::Drained { .. }
+                    | Message::SealRequest
+                    | Message::SealProgress { .. }
+                    | Message::SealComplete { .. }
+                    | Message::SealFailed { .. }
+                    | Message::Ready { .. }
+                    | Message::Started
+                    | Message::Active { .. }
+                    | Message::Retire { .. }
+                    | Message::Resolve
+                    | Message::Resumed { .. }
+                    | Message::Retiring
+                    | Message::Adopted { .. }
+                    | Message::Parked { .. }
+                    | Message::ParkedMore { .. }
+                    | Message::ParkedAck { .. }
+                    | Message::End { .. } => Event::Alien,
+                }
+            }
+            Input::Closed(Peer::Supervisor) => Event::SupervisorLost,
+            Input::Closed(Peer::Incumbent) => Event::TransferEnded,
+            Input::Received(Peer::Incumbent | Peer::Successor | Peer::Retiring(_), _)
+            | Input::Closed(Peer::Successor | Peer::Retiring(_))
+            | Input::Exited(_)
+            | Input::Gone(_) => Event::Alien,
+            Input::Expired(Timer::Lease) => Event::LeaseOver,
+            Input::Expired(Timer::Deadline) => Event::DeadlineOver,
+            Input::Expired(Timer::SelfCommit) => Event::SelfCommit,
+            Input::Expired(
+                Timer::Drain
+                | Timer::Freeze
+                | Timer::Started
+                | Timer::Active
+                | Timer::Silent
+                | Timer::Backoff
+                | Timer::Healthy
+                | Timer::Retire(_)
+                | Timer::Grace
+                | Timer::ColdStart,
+            ) => Event::Alien,
+            Input::Done(hook, result) => match hook {
+                Hook::Warm => Event::Warmed(result.and_then(|report| match report {
+                    Report::Warmed { loaded, revision } => Ok((loaded, revision)),
+                    other => Err(format!("the warm hook reported {other:?}")),
+                })),
+                Hook::Open => Event::Opened(result.and_then(|report| match report {
+                    Report::Opened { digest, data_epoch, healthy } => Ok((digest, data_epoch, healthy)),
+                    other => Err(format!("the open hook reported {other:?}")),
+                })),
+                Hook::Receive => Event::ReceiveDone(result.and_then(|report| match report {
+                    Report::Received { connections } => Ok(connections),
+                    other => Err(format!("the transfer reported {other:?}")),
+                })),
+                Hook::Serve => Event::Served(result.map(drop)),
+                Hook::Drain | Hook::Seal | Hook::HandOver | Hook::Verify | Hook::Resume | Hook::Retire => {
+                    Event::Alien
+                }
+            },
+            Input::Locked { highest } => Event::Locked { highest },
+            Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),
+            Input::Failed(step, why) => Event::Failed(step, why),
+            Input::Command(Command::Stop) => Event::Stop,
+            Input::Command(Command::Start | Command::Upgrade(_) | Command::Abort) => Event::Alien,
+        }
+    }
+}
