@@ -21,6 +21,7 @@ pub mod claim;
 pub mod ids;
 pub mod journal;
 pub mod machine;
+pub mod outcome;
 pub mod phase;
 pub mod wire;
 

@@ -4,9 +4,10 @@ use handoff_tests::bins::workspace;
 use std::path::{Path, PathBuf};
 
 /// The layer of each module of handoff. Nothing may use what stands above it.
-const LAYERS: [(&str, u8); 14] = [
+const LAYERS: [(&str, u8); 15] = [
     ("ids", 0),
     ("phase", 0),
+    ("outcome", 0),
     ("wire", 1),
     ("journal", 1),
     ("claim", 1),

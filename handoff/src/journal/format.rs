@@ -11,7 +11,7 @@
 use super::log::JournalError;
 use super::record::Record;
 use crate::ids::{Epoch, HandoffId, InstanceId};
-use crate::machine::Outcome;
+use crate::outcome::Outcome;
 use crate::wire::codec;
 use crate::wire::text::clip;
 

@@ -1,7 +1,7 @@
 //! What the journal says: one record a decision or a fact worth telling, phases by name.
 
 use crate::ids::{Epoch, HandoffId, InstanceId};
-use crate::machine::Outcome;
+use crate::outcome::Outcome;
 use serde::{Deserialize, Serialize};
 
 /// One entry of the journal. History and hints: the claims always beat it.

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use crate::ids::{Epoch, HandoffId, InstanceId};
-use crate::machine::Ended;
+use crate::outcome::Ended;
 use std::collections::VecDeque;
 
 /// The most reports that are kept for `history`.

@@ -7,6 +7,7 @@
 
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId, ListenerName};
 use crate::journal::Record;
+pub use crate::outcome::{Ended, Outcome};
 use crate::wire::{Hello, Message, Stamped};
 use std::fmt;
 use std::time::Duration;
@@ -261,37 +262,6 @@ pub enum Effect {
     Report(Ended),
     /// The machine is at its end: an instance leaves the process, a supervisor has stopped.
     Finish(Ending),
-}
-
-/// How a handoff ended. An abort is an outcome, not an error.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Ended {
-    /// Which one.
-    pub handoff: HandoffId,
-    /// How.
-    pub outcome: Outcome,
-    /// Why: what was awaited, and from whom. `None` for a commit.
-    pub reason: Option<String>,
-    /// The epoch under which somebody serves now.
-    pub epoch: Epoch,
-}
-
-/// The ways a handoff can end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The successor serves.
-    Committed,
-    /// The incumbent serves on.
-    Aborted,
-    /// The successor had claimed and died; the incumbent took the tenure back.
-    Reclaimed,
-    /// Neither served on; a server was started from disk.
-    ColdStarted,
-    /// Ended before the incumbent was touched.
-    PreflightFailed,
-    /// Not known here: the claim files say it.
-    Unknown,
 }
 
 /// Why a machine ended.

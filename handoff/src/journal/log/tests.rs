@@ -1,7 +1,7 @@
 use super::*;
 use crate::ids::{Epoch, HandoffId, InstanceId};
 use crate::journal::{MemoryStorage, OpenHandoff};
-use crate::machine::{Ended, Outcome};
+use crate::outcome::{Ended, Outcome};
 
 fn handoff(n: u128) -> Vec<Record> {
     let id = HandoffId(n);
