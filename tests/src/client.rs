@@ -34,7 +34,9 @@ impl Fault {
     pub fn lost_connection(&self) -> bool {
         match self {
             Fault::Reset | Fault::Closed | Fault::Truncated => true,
-            Fault::Refused | Fault::ErrorReply(_) | Fault::Slow(_) | Fault::Wrong(_) | Fault::Other(_) => false,
+            Fault::Refused | Fault::ErrorReply(_) | Fault::Slow(_) | Fault::Wrong(_) | Fault::Other(_) => {
+                false
+            }
         }
     }
 }
@@ -108,7 +110,8 @@ impl Client {
     /// As [`Client::connect`].
     pub fn connect_narrow(addr: SocketAddrV4) -> Result<Client, Fault> {
         let other = |e: nix::Error| fault(&io::Error::from(e), PATIENCE);
-        let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(other)?;
+        let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(other)?;
         socket::setsockopt(&fd, sockopt::RcvBuf, &4096).map_err(other)?;
         socket::connect(fd.as_raw_fd(), &SockaddrIn::from(addr)).map_err(other)?;
         Client::over(TcpStream::from(fd))
@@ -270,7 +273,9 @@ pub fn command(words: &[&[u8]]) -> Vec<u8> {
 fn fault(e: &io::Error, patience: Duration) -> Fault {
     match e.kind() {
         io::ErrorKind::ConnectionRefused => Fault::Refused,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => Fault::Reset,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+            Fault::Reset
+        }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Fault::Slow(patience),
         _ => Fault::Other(e.to_string()),
     }

@@ -160,7 +160,10 @@ impl Ledger {
         let most = least + counter.unknown;
         if value < least {
             let count = u64::try_from(least - value).unwrap_or(1);
-            tally.lose(count, format!("{key}: INCR gave {value} after {} was acknowledged", counter.acknowledged));
+            tally.lose(
+                count,
+                format!("{key}: INCR gave {value} after {} was acknowledged", counter.acknowledged),
+            );
         } else if value > most {
             tally.reorder(format!("{key}: INCR gave {value}, at most {most} is possible"));
         }
@@ -180,9 +183,15 @@ impl Ledger {
                     let value: i64 = found.as_deref().map_or(Some(0), |text| text.parse().ok()).unwrap_or(-1);
                     if value < counter.acknowledged {
                         let count = u64::try_from(counter.acknowledged - value).unwrap_or(1);
-                        tally.lose(count, format!("{key}: {value} at the end, {} acknowledged", counter.acknowledged));
+                        tally.lose(
+                            count,
+                            format!("{key}: {value} at the end, {} acknowledged", counter.acknowledged),
+                        );
                     } else if value > counter.acknowledged + counter.unknown {
-                        tally.reorder(format!("{key}: {value} at the end, {} acknowledged", counter.acknowledged));
+                        tally.reorder(format!(
+                            "{key}: {value} at the end, {} acknowledged",
+                            counter.acknowledged
+                        ));
                     }
                 }
                 Err(fault) => tally.fault(&format!("final GET {key}"), &fault),

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 fn tried_under_load(code: i32, args: &[&str], program: impl FnOnce(&Rig) -> PathBuf) -> (Rig, Finished) {
     let rig = rig();
     let program = program(&rig);
-    let mut load =
-        Load::start(rig.addr, Plan { busy: 2, library: 1, fresh: 1, idle: 3, subscribers: 1, half: 3, unread: 1 });
+    let mut load = Load::start(
+        rig.addr,
+        Plan { busy: 2, library: 1, fresh: 1, idle: 3, subscribers: 1, half: 3, unread: 1 },
+    );
     let (server, processes) = (rig.server_pid(), rig.instances());
     load.hold_back();
     let done = rig.upgrade(&[&["--binary", program.to_str().expect("a path of ours")], args].concat());
@@ -60,7 +62,8 @@ bad_successors! {
 /// A script that knows nothing of us; `body` follows after it has left its mark.
 fn script(rig: &Rig, body: &str) -> PathBuf {
     let path = rig.dir().join("script");
-    std::fs::write(&path, format!("#!/bin/sh\n: > \"$REACHED_DIR/script\"\n{body}\n")).expect("a file of ours");
+    std::fs::write(&path, format!("#!/bin/sh\n: > \"$REACHED_DIR/script\"\n{body}\n"))
+        .expect("a file of ours");
     mode(&path, 0o755);
     path
 }
@@ -92,7 +95,10 @@ fn a_script_that_is_talkative() {
 #[test]
 fn a_binary_that_is_not_there() {
     let (_, done) = tried_under_load(14, &[], |rig| rig.dir().join("nowhere"));
-    assert!(done.json()["reason"].as_str().is_some_and(|r| r.contains("nowhere")), "the guilty is named: {done:?}");
+    assert!(
+        done.json()["reason"].as_str().is_some_and(|r| r.contains("nowhere")),
+        "the guilty is named: {done:?}"
+    );
 }
 
 #[test]

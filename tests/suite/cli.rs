@@ -93,7 +93,8 @@ fn without_a_supervisor_it_is_3_and_still_one_json_object() {
 fn a_supervisor_that_dies_during_an_upgrade_is_12_at_once() {
     let mut rig = rig();
     let hangs = rig.programs().bad("hangs-in-warm");
-    let mut command = rig.ctl_command("upgrade", &["--format", "json", "--binary", hangs.to_str().expect("a path")]);
+    let mut command =
+        rig.ctl_command("upgrade", &["--format", "json", "--binary", hangs.to_str().expect("a path")]);
     let (done, killed) = std::thread::scope(|scope| {
         let upgrade = scope.spawn(move || (finish(&mut command), std::time::Instant::now()));
         rig.wait_for_mark("hangs-in-warm");
@@ -136,8 +137,12 @@ fn history_is_newest_first_and_needs_no_supervisor() {
     let last = rig.upgrade_commits();
     let check = |rig: &Rig| {
         let history = rig.ctl("history", &["--format", "json"]);
-        let entries: Vec<Value> =
-            history.expect_code(0).stdout.lines().map(|l| serde_json::from_str(l).expect("an object")).collect();
+        let entries: Vec<Value> = history
+            .expect_code(0)
+            .stdout
+            .lines()
+            .map(|l| serde_json::from_str(l).expect("an object"))
+            .collect();
         assert_eq!(entries, [last.clone(), refused.json(), first.clone()]);
         let human = rig.ctl("history", &[]);
         assert_eq!(human.expect_code(0).stdout.lines().count(), 3, "{human:?}");
@@ -195,7 +200,8 @@ fn a_data_dir_that_is_a_file_is_14() {
 #[test]
 fn a_run_dir_that_others_may_enter_is_14() {
     let rig = not_started();
-    std::fs::set_permissions(&rig.run_dir, std::fs::Permissions::from_mode(0o777)).expect("a directory of ours");
+    std::fs::set_permissions(&rig.run_dir, std::fs::Permissions::from_mode(0o777))
+        .expect("a directory of ours");
     let path = rig.run_dir.display().to_string();
     says(&run_ends(&rig, 14), &[&path, "chmod 700"]);
 }
@@ -292,7 +298,9 @@ fn garbage_and_silence_on_the_sockets_change_nothing() {
     assert!(sockets.len() > 1, "{sockets:?}");
     let mut silent = Vec::new();
     for path in &sockets {
-        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 200_000], b"{\"op\":\"upgrade\"}\n", b"\n", b""] {
+        for garbage in
+            [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 200_000], b"{\"op\":\"upgrade\"}\n", b"\n", b""]
+        {
             let mut stream = connect(path);
             // refused in the middle is fine
             let _ = stream.write_all(garbage);
@@ -333,7 +341,8 @@ fn a_second_signal_ends_a_server_that_does_not_drain() {
 fn the_environment_of_the_server_is_declared() {
     let setup = Setup::new(Programs::of(Build::Plain)).run_args(&["--env", "GIVEN=x=y", "--env", "COPIED"]);
     let rig = setup.supervisor_env("COPIED", "copied").supervisor_env("NOT_DECLARED", "secret").start();
-    let environ = std::fs::read(format!("/proc/{}/environ", rig.server_pid())).expect("the server's environment");
+    let environ =
+        std::fs::read(format!("/proc/{}/environ", rig.server_pid())).expect("the server's environment");
     let environ = String::from_utf8_lossy(&environ).into_owned();
     let vars: Vec<&str> = environ.split('\0').collect();
     assert!(vars.contains(&"GIVEN=x=y") && vars.contains(&"COPIED=copied"), "{vars:?}");

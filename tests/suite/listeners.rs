@@ -66,7 +66,12 @@ fn more_listeners_of_other_kinds_are_handed_over() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("kv.sock");
     let unix = format!("more=unix:{}", path.display());
-    let rig = Setup::new(Programs::of(Build::Plain)).run_args(&["--listen", &unix, "--listen", "u=udp:127.0.0.1:0"]);
+    let rig = Setup::new(Programs::of(Build::Plain)).run_args(&[
+        "--listen",
+        &unix,
+        "--listen",
+        "u=udp:127.0.0.1:0",
+    ]);
     let rig = rig.start();
     let listeners = rig.status().json()["listeners"].clone();
     assert_eq!(listeners.as_array().map(Vec::len), Some(3), "{listeners}");

@@ -58,7 +58,8 @@ fn sources(dir: &Path) -> Vec<Source> {
             if path.is_dir() {
                 open.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                let text =
+                    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
                 let path = path.strip_prefix(dir).expect("below it").display().to_string();
                 found.push(Source { path, text });
             }
@@ -195,7 +196,11 @@ fn a_file_is_one_noun() {
             }
         }
     }
-    assert!(long.is_empty(), "files with more than {MOST_LINES} lines; which noun is missing?\n{}", long.join("\n"));
+    assert!(
+        long.is_empty(),
+        "files with more than {MOST_LINES} lines; which noun is missing?\n{}",
+        long.join("\n")
+    );
 }
 
 #[test]

@@ -61,7 +61,12 @@ fn demo(args: &Args) -> Vec<String> {
     let began = Instant::now();
     let limit = Duration::from_secs(args.limit);
     let rig = Setup::new(programs).start();
-    println!("demo-server (pid {}) serves on {} under handoffctl (pid {})", rig.server_pid(), rig.addr, rig.supervisor_pid());
+    println!(
+        "demo-server (pid {}) serves on {} under handoffctl (pid {})",
+        rig.server_pid(),
+        rig.addr,
+        rig.supervisor_pid()
+    );
 
     if let Err(fault) = fill(&rig, args.megabytes) {
         return vec![format!("{} MB of data are taken ({fault})", args.megabytes)];
@@ -95,7 +100,8 @@ fn demo(args: &Args) -> Vec<String> {
     println!("connections closed  {}", tally.closed);
     println!("lost writes         {}", tally.lost);
     println!("out of order        {}", tally.reordered);
-    let figure = |p| percentile(&seen.freezes, p).map_or_else(|| "unknown".to_owned(), |ms| format!("{ms:.1} ms"));
+    let figure =
+        |p| percentile(&seen.freezes, p).map_or_else(|| "unknown".to_owned(), |ms| format!("{ms:.1} ms"));
     println!("freeze p50 / max    {} / {}", figure(50.0), figure(100.0));
     println!("longest client wait {:.1} ms", tally.longest.as_secs_f64() * 1e3);
     println!("longest connect     {:.1} ms", tally.longest_connect.as_secs_f64() * 1e3);
@@ -166,7 +172,11 @@ fn bad(rig: &Rig, load: &Load, seen: &mut Seen) {
     let before = rig.server_pid();
     let done = rig.upgrade_to(&rig.programs().bad("crashes-in-open"));
     let report = done.json();
-    println!("bad binary   exit code {}: {}", done.code.unwrap_or(-1), report["reason"].as_str().unwrap_or("no reason"));
+    println!(
+        "bad binary   exit code {}: {}",
+        done.code.unwrap_or(-1),
+        report["reason"].as_str().unwrap_or("no reason")
+    );
     if done.code != Some(10) {
         seen.broken.push(format!("a bad binary is refused with 10, not {:?}", done.code));
     }

@@ -8,7 +8,12 @@ use std::time::{Duration, Instant};
 
 const CHANNEL: &str = "news";
 
-pub(super) fn subscriber(own: &mut Own, n: usize, ready: &mpsc::Sender<()>, published: &Mutex<mpsc::Receiver<i64>>) {
+pub(super) fn subscriber(
+    own: &mut Own,
+    n: usize,
+    ready: &mpsc::Sender<()>,
+    published: &Mutex<mpsc::Receiver<i64>>,
+) {
     let who = format!("subscriber {n}");
     let Some(mut client) = own.connect(&who) else { return };
     if let Err(fault) = client.ask(&format!("SUBSCRIBE {CHANNEL}")) {
@@ -61,7 +66,12 @@ fn payload(message: &Reply) -> Option<String> {
 }
 
 /// Publishes numbers; each must reach every subscriber.
-pub(super) fn publisher(own: &mut Own, subscribers: usize, subscribed: &mpsc::Receiver<()>, done: &mpsc::Sender<i64>) {
+pub(super) fn publisher(
+    own: &mut Own,
+    subscribers: usize,
+    subscribed: &mpsc::Receiver<()>,
+    done: &mpsc::Sender<i64>,
+) {
     let who = "publisher";
     for _ in 0..subscribers {
         if subscribed.recv_timeout(crate::client::PATIENCE).is_err() {
@@ -76,7 +86,8 @@ pub(super) fn publisher(own: &mut Own, subscribers: usize, subscribed: &mpsc::Re
             match sent {
                 Ok(reached) if usize::try_from(reached) == Ok(subscribers) => {}
                 Ok(reached) => {
-                    own.tally.fault(who, &Fault::Wrong(format!("{reached} of {subscribers} subscribers reached")));
+                    own.tally
+                        .fault(who, &Fault::Wrong(format!("{reached} of {subscribers} subscribers reached")));
                 }
                 Err(fault) => {
                     own.tally.fault(who, &fault);
@@ -92,7 +103,8 @@ pub(super) fn publisher(own: &mut Own, subscribers: usize, subscribed: &mpsc::Re
         let _ = done.send(number);
     }
     // on a connection of its own: the subscribers are to end, whatever became of the first one
-    let end = Client::connect(SocketAddr::V4(own.addr)).and_then(|mut c| c.ask(&format!("PUBLISH {CHANNEL} end")));
+    let end =
+        Client::connect(SocketAddr::V4(own.addr)).and_then(|mut c| c.ask(&format!("PUBLISH {CHANNEL} end")));
     if let Err(fault) = end {
         own.tally.fault(who, &fault);
     }

@@ -23,7 +23,14 @@ pub(super) fn busy(own: &mut Own, n: usize) {
     }
 }
 
-fn busy_round(own: &mut Own, c: &mut Client, round: u64, me: &str, counter: &str, piped: &str) -> Result<(), Fault> {
+fn busy_round(
+    own: &mut Own,
+    c: &mut Client,
+    round: u64,
+    me: &str,
+    counter: &str,
+    piped: &str,
+) -> Result<(), Fault> {
     let began = Instant::now();
     match c.call(&[b"INCR", counter.as_bytes()]) {
         Ok(reply) => own.ledger.incremented(counter, int(&reply)?, &mut own.tally),

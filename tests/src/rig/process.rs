@@ -112,7 +112,8 @@ pub fn cgroup_of(pid: u32) -> Option<PathBuf> {
 /// Waits until one of the two is readable, or panics at the deadline.
 pub(super) fn readable(one: &impl AsFd, other: &impl AsFd, deadline: Instant) -> (bool, bool) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(one.as_fd(), PollFlags::POLLIN), PollFd::new(other.as_fd(), PollFlags::POLLIN)];
+    let mut fds =
+        [PollFd::new(one.as_fd(), PollFlags::POLLIN), PollFd::new(other.as_fd(), PollFlags::POLLIN)];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {

@@ -296,7 +296,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "a time is a number and a unit, like 250ms, 5s or 2m".to_owned())?;
+    let number: u64 =
+        number.parse().map_err(|_| "a time is a number and a unit, like 250ms, 5s or 2m".to_owned())?;
     let unit_ms = match unit {
         "ms" => 1,
         "s" => 1_000,
@@ -354,7 +355,18 @@ mod tests {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "5", "s", "-1s", "1.5s", "5 s", "1d", "25h", "99999999999999999999s", "18446744073709551615h"] {
+        for bad in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1.5s",
+            "5 s",
+            "1d",
+            "25h",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
         assert!(parse_positive("0s").is_err());
@@ -365,7 +377,16 @@ mod tests {
         for good in ["resp=127.0.0.1:6379", "a=[::1]:1", "a=unix:/x", "dns=udp:127.0.0.1:53"] {
             assert!(good.parse::<Listen>().is_ok(), "{good:?}");
         }
-        for bad in ["", "resp", "=127.0.0.1:1", "a=127.0.0.1", "a=localhost:1", "a=unix:x", "a=udp:/x", "a b=[::1]:1"] {
+        for bad in [
+            "",
+            "resp",
+            "=127.0.0.1:1",
+            "a=127.0.0.1",
+            "a=localhost:1",
+            "a=unix:x",
+            "a=udp:/x",
+            "a b=[::1]:1",
+        ] {
             assert!(bad.parse::<Listen>().is_err(), "{bad:?}");
         }
     }

@@ -47,10 +47,18 @@ impl Client {
         let stream = match stream {
             Ok(stream) => stream,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(absent(if run_dir.exists() { "no such socket".into() } else { "no such directory".into() }));
+                return Err(absent(if run_dir.exists() {
+                    "no such socket".into()
+                } else {
+                    "no such directory".into()
+                }));
             }
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Err(absent("nobody listens".into())),
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Err(absent("not a directory".into())),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                return Err(absent("nobody listens".into()));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                return Err(absent("not a directory".into()));
+            }
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(NoAnswer::NotAllowed(format!(
                     "{}: {e}; run this as the user of the supervisor",
@@ -117,7 +125,9 @@ impl std::fmt::Display for NoAnswer {
             NoAnswer::NoSupervisor(text) | NoAnswer::NotAllowed(text) => f.write_str(text),
             NoAnswer::Gone => f.write_str("the supervisor went away before it answered"),
             NoAnswer::Silent(time) if time.is_zero() => f.write_str("the supervisor did not answer in time"),
-            NoAnswer::Silent(time) => write!(f, "the supervisor did not answer within {} s", time.as_secs_f64()),
+            NoAnswer::Silent(time) => {
+                write!(f, "the supervisor did not answer within {} s", time.as_secs_f64())
+            }
             NoAnswer::Garbage(what) => {
                 write!(f, "the supervisor's reply cannot be read ({what}): is handoffctl of another version?")
             }

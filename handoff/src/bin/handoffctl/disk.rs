@@ -35,7 +35,8 @@ pub(crate) fn reports(records: &[Record]) -> Vec<Result<HandoffReport, String>> 
     });
     jsons
         .map(|(handoff, json)| {
-            serde_json::from_str(json).map_err(|e| format!("the report of handoff {handoff} cannot be read: {e}"))
+            serde_json::from_str(json)
+                .map_err(|e| format!("the report of handoff {handoff} cannot be read: {e}"))
         })
         .collect()
 }
@@ -74,9 +75,9 @@ pub(crate) fn status(run_dir: &Path, why: &str) -> StatusReport {
             instance: Some(claim.instance.to_string()),
         }
     });
-    let others = listening.iter().filter(|(name, alive)| {
-        *alive && owner.is_none_or(|(_, claim)| claim.instance.to_string() != *name)
-    });
+    let others = listening
+        .iter()
+        .filter(|(name, alive)| *alive && owner.is_none_or(|(_, claim)| claim.instance.to_string() != *name));
     for (name, _) in others {
         told.push(format!("the control socket of instance {name} answers too"));
     }
@@ -103,7 +104,10 @@ pub(crate) fn status(run_dir: &Path, why: &str) -> StatusReport {
                 "spawn"
             }
             .to_owned(),
-            new: Some(InstanceReport { instance: Some(open.successor.to_string()), ..InstanceReport::default() }),
+            new: Some(InstanceReport {
+                instance: Some(open.successor.to_string()),
+                ..InstanceReport::default()
+            }),
         }),
         claim: claim.as_ref().map(|(epoch, claim)| ClaimReport {
             epoch: epoch.0,

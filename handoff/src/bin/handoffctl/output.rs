@@ -165,7 +165,11 @@ pub(crate) fn status(status: &StatusReport, format: Format) -> String {
         line(&mut out, "epoch", &epoch.to_string());
     }
     if let Some(open) = &status.handoff {
-        line(&mut out, "open", &format!("handoff {} in phase {}", clean(&open.handoff_id), clean(&open.phase)));
+        line(
+            &mut out,
+            "open",
+            &format!("handoff {} in phase {}", clean(&open.handoff_id), clean(&open.phase)),
+        );
     }
     for retiring in &status.retiring {
         line(&mut out, "retiring", &instance(retiring));

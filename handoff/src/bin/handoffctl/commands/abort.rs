@@ -12,7 +12,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn main(args: &Abort) -> Exit {
     match ask(args) {
         Ok(Reply::Aborting { handoff_id }) => {
-            output::print(&format!("aborting handoff {handoff_id}: the waiting `upgrade` says how it ends\n"));
+            output::print(&format!(
+                "aborting handoff {handoff_id}: the waiting `upgrade` says how it ends\n"
+            ));
             Exit::Done
         }
         Ok(Reply::NothingToAbort { why }) => {

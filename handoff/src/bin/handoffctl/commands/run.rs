@@ -37,7 +37,8 @@ pub(crate) fn main(args: Run) -> Exit {
 }
 
 async fn supervise(args: Run) -> Exit {
-    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let signals =
+        signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let (mut term, mut int) = match signals {
         Ok(signals) => signals,
         Err(e) => {

@@ -17,10 +17,13 @@ const AFTERMATH: Duration = Duration::from_secs(180);
 pub(crate) fn main(args: &Upgrade) -> Exit {
     let (exit, report) = match ask(args) {
         Ok(ended) => ended,
-        Err(NoAnswer::NoSupervisor(why)) => (Exit::NoSupervisor, output::no_report(Outcome::PreflightFailed, why)),
+        Err(NoAnswer::NoSupervisor(why)) => {
+            (Exit::NoSupervisor, output::no_report(Outcome::PreflightFailed, why))
+        }
         Err(NoAnswer::NotAllowed(why)) => (Exit::Internal, output::no_report(Outcome::PreflightFailed, why)),
         Err(e @ (NoAnswer::Gone | NoAnswer::Silent(_) | NoAnswer::Garbage(_))) => {
-            let why = format!("{e}; `handoffctl status --run-dir {}` tells who serves", args.run_dir.display());
+            let why =
+                format!("{e}; `handoffctl status --run-dir {}` tells who serves", args.run_dir.display());
             (Exit::Unknown, output::no_report(Outcome::Unknown, why))
         }
     };
@@ -77,7 +80,10 @@ fn checked(binary: &Path) -> Result<PathBuf, String> {
         Err(e) => return Err(format!("--binary {}: {e}; give the path of the new program", path.display())),
     };
     if !meta.is_file() {
-        return Err(format!("--binary {}: not a regular file; give the path of the new program", path.display()));
+        return Err(format!(
+            "--binary {}: not a regular file; give the path of the new program",
+            path.display()
+        ));
     }
     if meta.permissions().mode() & 0o111 == 0 {
         return Err(format!("--binary {}: not executable; run chmod +x on it", path.display()));
