@@ -64,7 +64,9 @@ impl Crashes {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it makes a directory")]
     pub fn new() -> Crashes {
-        Crashes { dir: tempfile::Builder::new().prefix("handoff-crash-").tempdir().expect("a temporary directory") }
+        Crashes {
+            dir: tempfile::Builder::new().prefix("handoff-crash-").tempdir().expect("a temporary directory"),
+        }
     }
 
     /// What the processes need in their environment.
@@ -122,7 +124,10 @@ impl Crashes {
         let text = std::fs::read_to_string(self.trace_path()).unwrap_or_default();
         // the last line may be in the making
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| hit(line).unwrap_or_else(|| panic!("no line of a trace: {line:?}"))).collect()
+        whole
+            .lines()
+            .map(|line| hit(line).unwrap_or_else(|| panic!("no line of a trace: {line:?}")))
+            .collect()
     }
 
     /// Where and when the trigger struck.
@@ -167,7 +172,8 @@ mod tests {
 
     #[test]
     fn hits_are_counted_for_each_process_by_itself() {
-        let lines = ["S 1 5 S.a.before 0", "S 1 6 S.a.before 0", "O 2 7 O.b.after 1", "O 3 8 O.b.after 1 kill9"];
+        let lines =
+            ["S 1 5 S.a.before 0", "S 1 6 S.a.before 0", "O 2 7 O.b.after 1", "O 3 8 O.b.after 1 kill9"];
         let hits: Vec<Hit> = lines.iter().map(|line| hit(line).expect("a line")).collect();
         assert!(hits[3].struck && !hits[2].struck);
         let names: Vec<String> = points(&hits).iter().map(Point::to_string).collect();

@@ -2,6 +2,9 @@
 
 pub mod bins;
 pub mod client;
+pub mod crashes;
 pub mod history;
 pub mod load;
+pub mod prober;
+pub mod records;
 pub mod rig;
