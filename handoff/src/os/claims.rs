@@ -280,6 +280,20 @@ impl Claims {
         }
     }
 
+    /// Removes the proposals of a handoff that ended without a commit, for whoever cannot do that any more: the
+    /// successor is gone, and so is the incumbent if `incumbent_gone`. Not durable: what a power loss brings back is
+    /// removed by the next [`Claims::tidy`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn withdraw(&self, ended: HandoffId, incumbent_gone: bool) -> Result<(), FileError> {
+        let of_incumbent = incumbent_gone.then_some(ProposalName::Incumbent(ended));
+        for name in [ProposalName::Successor(ended)].into_iter().chain(of_incumbent) {
+            self.dir.unlink_if_there(&FileName::Proposal(name).to_string())?;
+        }
+        Ok(())
+    }
+
     /// Begins to watch for claims.
     ///
     /// # Errors

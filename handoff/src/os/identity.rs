@@ -5,6 +5,7 @@ use crate::claim::{BuildDigest, Proposal};
 use crate::ids::{BuildId, HandoffId, InstanceId};
 use crate::wire::FileId;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,15 @@ pub fn start_time(pid: u32) -> Result<u64, FileError> {
     let field =
         String::from_utf8_lossy(after_name).split_ascii_whitespace().nth(19).and_then(|f| f.parse().ok());
     field.ok_or_else(|| FileError::content(path, "field 22 is not a number"))
+}
+
+/// Whether the process of a pidfd has ended. Asks the kernel and does not wait.
+#[must_use]
+pub fn has_ended(pidfd: impl AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    // an error says nothing: whoever watches it will hear
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
 fn error(path: &Path, source: io::Error) -> FileError {

@@ -35,12 +35,21 @@ fn frame_of(instance: &mut Instance) -> Option<Next<'_>> {
     Some(Box::pin(async move { (id, channel.recv().await) }))
 }
 
+fn died_unheard(instance: Option<&Instance>) -> bool {
+    instance.is_some_and(Instance::died_unheard)
+}
+
 impl World {
     pub(super) async fn next_input(&mut self) -> Input {
         loop {
             self.settle();
             if let Some(input) = self.inputs.pop_front() {
                 return input;
+            }
+            if let Some((id, frame)) = self.held.take_if(|_| !died_unheard(self.incumbent.as_ref()))
+                && let Some(peer) = self.peer_of(id)
+            {
+                return Input::Received(peer, frame);
             }
             let event = match self.overdue() {
                 Some(event) => {
@@ -139,6 +148,11 @@ impl World {
             {
                 progress.new = report;
             }
+        }
+        if matches!(frame.message, Message::Ready { .. }) && died_unheard(self.incumbent.as_ref()) {
+            // some connections did not arrive because the incumbent died: its death comes first, or they seem lost
+            self.held = Some((id, frame));
+            return;
         }
         self.inputs.push_back(Input::Received(peer, frame));
     }

@@ -224,6 +224,11 @@ impl Instance {
         }
     }
 
+    /// Its process has ended, and that was not told yet.
+    pub(super) fn died_unheard(&self) -> bool {
+        self.exit.is_none() && self.pidfd.as_ref().is_some_and(crate::os::identity::has_ended)
+    }
+
     /// Notes that its container is gone: whoever ends it again hears so at once.
     pub(super) fn is_gone(&mut self) {
         self.container = Container::Gone;

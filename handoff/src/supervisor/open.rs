@@ -321,6 +321,7 @@ async fn begin(
         beats,
         heart: 0,
         inputs: VecDeque::from([crate::machine::Input::Start]),
+        held: None,
         frames_in_a_row: 0,
         orders,
         news,

@@ -10,7 +10,7 @@ use super::view::Window;
 use crate::driver;
 use crate::ids::{Epoch, InstanceId};
 use crate::journal::{Journal, Record};
-use crate::machine::{Effect, Ended, Input, Peer, Step, Timer, times};
+use crate::machine::{Effect, Ended, Input, Outcome, Peer, Step, Timer, times};
 use crate::os::channel::Channel;
 use crate::os::claims::Claims;
 use crate::os::files::Dir;
@@ -68,6 +68,8 @@ pub(super) struct World {
     pub(super) beats: Timers<Beat>,
     pub(super) heart: u64,
     pub(super) inputs: VecDeque<Input>,
+    /// A frame that waits for the news of a death that came before it.
+    pub(super) held: Option<(InstanceId, Stamped)>,
     pub(super) frames_in_a_row: u32,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) news: mpsc::UnboundedReceiver<News>,
@@ -313,9 +315,24 @@ impl World {
         self.builds.retain(|id, _| keep.contains(id));
     }
 
+    /// A successor that was ended leaves its proposal behind, and an incumbent that was never told of the handoff
+    /// will not remove it.
+    fn withdraw(&self, ended: &Ended) {
+        let incumbent_gone = match ended.outcome {
+            Outcome::Committed | Outcome::Unknown => return,
+            Outcome::Aborted | Outcome::Reclaimed | Outcome::PreflightFailed => false,
+            Outcome::ColdStarted => true,
+        };
+        if let Err(error) = self.site.claims.withdraw(ended.handoff, incumbent_gone) {
+            // whoever serves removes it when the next handoff is over
+            tracing::warn!(%error, "a proposal stays");
+        }
+    }
+
     async fn report(&mut self, ended: Ended) {
         self.unwatch();
         self.transfer = None;
+        self.withdraw(&ended);
         self.finish(ended).await;
     }
 }

@@ -83,6 +83,29 @@ fn one_proposal_serves_several_epochs() {
     assert_eq!(claims.claimed().unwrap(), [Epoch(2), Epoch(3)]);
 }
 
+// a successor that was killed while warming left its proposal for as long as no handoff was prepared: the incumbent
+// had never heard of it, so fifty bad binaries left fifty files
+#[test]
+fn the_proposals_of_an_abort_go_and_those_of_others_stay() {
+    let (_root, claims) = data();
+    let incumbent = ProposalName::Incumbent(HandoffId(7));
+    for (name, instance) in [(successor(7), 1), (incumbent, 2), (successor(8), 3)] {
+        claims.propose(name, &proposal(7, instance)).unwrap();
+    }
+    claims.withdraw(HandoffId(7), false).unwrap();
+    assert_eq!(names(&claims), [incumbent.to_string(), successor(8).to_string(), "reserve".to_owned()]);
+    assert_eq!(
+        claims.claim(Epoch(1), incumbent, InstanceId(2)).unwrap(),
+        Some(InstanceId(2)),
+        "it can claim"
+    );
+    claims.withdraw(HandoffId(7), true).unwrap();
+    assert_eq!(
+        names(&claims),
+        [FileName::Claim(Epoch(1)).to_string(), successor(8).to_string(), "reserve".to_owned()]
+    );
+}
+
 #[test]
 fn a_proposal_is_written_once() {
     let (_root, claims) = data();
