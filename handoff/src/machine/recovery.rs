@@ -103,11 +103,12 @@ pub fn recover(found: Found) -> Recovery {
     let handoff = found
         .open
         .filter(|open| open.incumbent == me || open.successor == me)
-        .or_else(|| open_of(&first))
-        .filter(|open| first.handoff.is_nil() || first.handoff == open.handoff);
+        .filter(|open| first.handoff.is_nil() || first.handoff == open.handoff)
+        // its own word beats the journal's: it may have slept through the end of an older one
+        .or_else(|| open_of(&first));
     let mut successor = None;
     if let Some(open) = found.open.filter(|open| handoff.is_none_or(|h| h.handoff != open.handoff)) {
-        effects.push(superseded(open, first.epoch));
+        effects.push(superseded(open, me, first.epoch));
     }
     match handoff {
         // it began as the successor and serves: committed, whoever was to write that down
@@ -150,7 +151,7 @@ fn without_incumbent(
     if let Some(cold) = before.iter().find(|i| i.handoff.is_nil() && i.standing != Standing::Warming) {
         let instance = cold.hello.instance;
         supervisor.found_starting(cold.hello.clone());
-        effects.extend(open.map(|open| superseded(open, cold.epoch)));
+        effects.extend(open.map(|open| superseded(open, instance, cold.epoch)));
         effects.push(Effect::Arm(Timer::ColdStart, times::COLD_START));
         return Recovery { supervisor, effects, incumbent: Some(instance), successor: None, retiring };
     }
@@ -180,11 +181,16 @@ fn without_incumbent(
     }
 }
 
-/// The journal shows a handoff open in which neither side serves: somebody was started from disk since.
-fn superseded(open: FoundHandoff, epoch: Epoch) -> Effect {
-    let reason = Some("the supervisor was restarted; a server started from disk had taken over".to_owned());
-    let (handoff, outcome) = (open.handoff, Outcome::ColdStarted);
-    Effect::Persist(Record::Ended { handoff, outcome, reason, epoch })
+/// The journal shows a handoff open that is not the one to resolve: a cold start ended it, or its incumbent never
+/// heard of it.
+fn superseded(open: FoundHandoff, serving: InstanceId, epoch: Epoch) -> Effect {
+    let (outcome, why) = if open.incumbent == serving {
+        (Outcome::Aborted, "the incumbent was still busy with an older handoff")
+    } else {
+        (Outcome::ColdStarted, "a server started from disk had taken over")
+    };
+    let reason = Some(format!("the supervisor was restarted; {why}"));
+    Effect::Persist(Record::Ended { handoff: open.handoff, outcome, reason, epoch })
 }
 
 /// The open handoff by the incumbent's own word, where the journal does not tell.
@@ -255,6 +261,26 @@ mod tests {
             generation: 1,
         };
         FoundInstance { hello, standing, epoch, handoff: HandoffId::NIL, peer: InstanceId::NIL }
+    }
+
+    /// S called a stopped O unresponsive, began the next handoff and died; O continues with the first one.
+    #[test]
+    fn the_incumbents_own_word_beats_the_journal() {
+        let (incumbent, first, second) = (InstanceId(1), HandoffId(1), HandoffId(2));
+        let open = FoundHandoff { handoff: second, incumbent, successor: InstanceId(3), epoch: Epoch(1) };
+        let o = found(incumbent, Standing::Draining, Epoch(1));
+        let recovery = recover(Found {
+            base: InstanceId::NIL,
+            generation: 2,
+            open: Some(open),
+            highest: Some((Epoch(1), incumbent)),
+            instances: vec![FoundInstance { handoff: first, peer: InstanceId(2), ..o }],
+        });
+        assert_eq!(recovery.supervisor.handoff(), Some(first));
+        assert_eq!(recovery.successor, Some(InstanceId(2)));
+        let ended =
+            |e: &Effect| matches!(e, Effect::Persist(Record::Ended { handoff, .. }) if *handoff == second);
+        assert!(recovery.effects.iter().any(ended));
     }
 
     /// The explorer's counterexample: O and N died, X serves, S died before it wrote that down.

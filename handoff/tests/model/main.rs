@@ -10,7 +10,8 @@
 //!
 //! A run for longer: `HANDOFF_MODEL_FAULTS=2 cargo test --release -p handoff --no-default-features --test model
 //! supervisor -- --test-threads 1 --nocapture` (about 3 million states, some minutes, 4 GB);
-//! `HANDOFF_MODEL_UPGRADES=2` lets faults strike the next upgrade too.
+//! `HANDOFF_MODEL_UPGRADES=2` lets faults strike the next upgrade too; `HANDOFF_MODEL_KILLS=3` with the filter `deaths`
+//! explores three kills.
 
 mod apply;
 mod check;
@@ -59,6 +60,8 @@ fn run(mut rules: Rules) -> Found {
     if rules.kinds.power {
         rules.faults = from_environment("HANDOFF_MODEL_FAULTS", rules.faults);
         rules.upgrades = from_environment("HANDOFF_MODEL_UPGRADES", rules.upgrades);
+    } else {
+        rules.faults = from_environment("HANDOFF_MODEL_KILLS", rules.faults);
     }
     let begun = std::time::Instant::now();
     let found = explore(&rules);

@@ -81,8 +81,11 @@ impl Incumbent {
                     Message::Retire { grace_ms } if ours => {
                         Event::Retire { grace: Duration::from_millis(grace_ms.into()) }
                     }
-                    // answered in every state, of whatever handoff when none is open
-                    Message::Resolve if ours || self.open().is_none() => Event::Resolve { handoff },
+                    // answered in every state: of whatever handoff when none is open, and of a later one than
+                    // the open one, for then S has given that up without an answer
+                    Message::Resolve if ours || self.open().is_none_or(|open| handoff > open.handoff) => {
+                        Event::Resolve { handoff }
+                    }
                     Message::Adopt { .. } => Event::Adopt,
                     Message::HelloAck(_) | Message::Heartbeat { .. } | Message::Refused(_) => Event::Alive,
                     Message::SealRequest | Message::Retire { .. } | Message::Resolve => {

@@ -21,6 +21,8 @@ pub struct Incumbent {
     lease: Duration,
     /// The handoff that was resolved last: refused for ever, whatever still arrives of it.
     refused: HandoffId,
+    /// A later handoff whose Resolve came while another one was open here: answered too. Nil otherwise.
+    asked: HandoffId,
     state: State,
 }
 
@@ -122,7 +124,14 @@ impl Incumbent {
     /// A server that serves under this epoch; no handoff is open.
     #[must_use]
     pub fn active(me: InstanceId, epoch: Epoch, strategy: Strategy, lease: Duration) -> Self {
-        Self { me, strategy, lease, refused: HandoffId::NIL, state: State::Active { epoch } }
+        Self {
+            me,
+            strategy,
+            lease,
+            refused: HandoffId::NIL,
+            asked: HandoffId::NIL,
+            state: State::Active { epoch },
+        }
     }
 
     /// The epoch it serves under, or served under when the open handoff began.
@@ -315,7 +324,20 @@ impl Incumbent {
             Some(error) => Message::SealFailed { error },
             None => Message::Resumed { epoch },
         };
-        vec![self.say(&open, answer), Effect::Forget(Peer::Successor), Effect::Tidy]
+        let mut effects = vec![self.say(&open, answer)];
+        effects.extend(self.answer_asked(&open, Message::Resumed { epoch }));
+        effects.extend([Effect::Forget(Peer::Successor), Effect::Tidy]);
+        effects
+    }
+
+    /// The same answer to the later handoff that asked, which is over with it.
+    fn answer_asked(&mut self, open: &Open, answer: Message) -> Option<Effect> {
+        let asked = std::mem::take(&mut self.asked);
+        if asked.is_nil() {
+            return None;
+        }
+        self.refused = asked;
+        Some(Effect::send(Peer::Supervisor, asked, open.base, answer))
     }
 
     /// The successor started: what O still has of connections is stale.
@@ -332,11 +354,9 @@ impl Incumbent {
             // nothing was parked: each connection goes over the transfer channel when it becomes idle
             Strategy::Overlap => open.grace,
         };
-        effects.extend([
-            self.say(&open, Message::Retiring),
-            Effect::Arm(Timer::Grace, grace),
-            Effect::Call(Hook::Retire),
-        ]);
+        effects.push(self.say(&open, Message::Retiring));
+        effects.extend(self.answer_asked(&open, Message::Retiring));
+        effects.extend([Effect::Arm(Timer::Grace, grace), Effect::Call(Hook::Retire)]);
         effects
     }
 
@@ -391,6 +411,11 @@ impl Machine for Incumbent {
             }
             return effects;
         }
+        if let Event::Resolve { handoff } = &event
+            && self.open().is_some_and(|open| *handoff > open.handoff)
+        {
+            self.asked = *handoff;
+        }
         match self.state.clone() {
             State::Active { epoch } => self.active_on(epoch, event),
             State::Draining { open } => self.draining_on(open, event),
@@ -403,7 +428,7 @@ impl Machine for Incumbent {
             }
             State::Taking { open, digest, epoch, stage } => self.taking_on(open, digest, epoch, stage, event),
             State::Resuming { open, epoch, failure } => self.resuming_on(open, epoch, failure, event),
-            State::Retiring { handoff, epoch } => self.retiring_on(handoff, epoch, event),
+            State::Retiring { epoch, .. } => self.retiring_on(epoch, event),
             State::Stopping { .. } => self.stopping_on(event),
             State::Finished { .. } => self.violation(event),
         }

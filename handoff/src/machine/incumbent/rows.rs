@@ -1,7 +1,7 @@
 //! The rows of the incumbent's table: one function a state, every event answered in each.
 
 use super::{Event, Incumbent, Open, Stage, State, Trail};
-use crate::ids::{Digest, Epoch, HandoffId};
+use crate::ids::{Digest, Epoch};
 use crate::machine::step::{Effect, Effects, Ending, Hook, Peer, Step, Timer, times};
 use crate::wire::{Message, PREPARE_HANDOFF, Refused, Strategy};
 
@@ -369,10 +369,10 @@ impl Incumbent {
         }
     }
 
-    pub(super) fn retiring_on(&mut self, handoff: HandoffId, epoch: Epoch, event: Event) -> Effects {
+    pub(super) fn retiring_on(&mut self, epoch: Epoch, event: Event) -> Effects {
         match event {
-            Event::Resolve { .. } => {
-                vec![Effect::send(Peer::Supervisor, handoff, epoch, Message::Retiring)]
+            Event::Resolve { handoff: asked } => {
+                vec![Effect::send(Peer::Supervisor, asked, epoch, Message::Retiring)]
             }
             Event::Retire { grace } => vec![Effect::Arm(Timer::Grace, grace)],
             Event::Retired | Event::GraceOver | Event::Stop => self.finish(Ending::Retired),

@@ -55,23 +55,25 @@ fn machine() -> Incumbent {
     Incumbent::active(O, BASE, Strategy::Exclusive, times::LEASE)
 }
 
+fn answer(effect: Effect) -> Option<Input> {
+    match effect {
+        Effect::Call(hook) => Some(done(hook)),
+        Effect::Claim(epoch) => Some(Input::Claimed(epoch, Some(O))),
+        Effect::Kill(peer) => Some(Input::Gone(peer)),
+        Effect::Lock(_) => Some(Input::Locked { highest: Some((BASE.next(), O)) }),
+        _ => None,
+    }
+}
+
 /// A world in which every order succeeds. Returns the messages to S.
 fn go_on(machine: &mut Incumbent, effects: Effects) -> Vec<Message> {
     let mut said = Vec::new();
     let mut todo: std::collections::VecDeque<Effect> = effects.into();
     while let Some(effect) = todo.pop_front() {
-        let input = match effect {
-            Effect::Send(Peer::Supervisor, frame) => {
-                said.push(frame.message);
-                continue;
-            }
-            Effect::Call(hook) => done(hook),
-            Effect::Claim(epoch) => Input::Claimed(epoch, Some(O)),
-            Effect::Kill(peer) => Input::Gone(peer),
-            Effect::Lock(_) => Input::Locked { highest: Some((BASE.next(), O)) },
-            _ => continue,
-        };
-        todo.extend(machine.handle(input));
+        match effect {
+            Effect::Send(Peer::Supervisor, frame) => said.push(frame.message),
+            other => todo.extend(answer(other).into_iter().flat_map(|input| machine.handle(input))),
+        }
     }
     said
 }
@@ -103,6 +105,34 @@ fn resolve_is_answered_in_every_state() {
     o.handle(Input::Received(Peer::Successor, started));
     let said = go_on(&mut o.clone(), o.handle(frame(HANDOFF, Message::Resolve)));
     assert_eq!(said, [Message::Retiring]);
+}
+
+/// S called O unresponsive while it was stopped, and asks it about the next handoff.
+#[test]
+fn resolve_of_a_later_handoff_is_answered_in_every_state() {
+    let later = HandoffId(8);
+    for steps in 1..=way().len() {
+        let mut o = machine();
+        let mut last = Vec::new();
+        for input in way().into_iter().take(steps) {
+            last = o.handle(input);
+        }
+        let state = o.state_name();
+        last.extend(o.handle(frame(later, Message::Resolve)));
+        let mut todo = last;
+        let mut answers = Vec::new();
+        // the stamps count here, so the world of `go_on` is walked by hand
+        while let Some(effect) = (!todo.is_empty()).then(|| todo.remove(0)) {
+            match effect {
+                Effect::Send(Peer::Supervisor, frame) => answers.push((frame.handoff, frame.message)),
+                other => todo.extend(answer(other).into_iter().flat_map(|input| o.handle(input))),
+            }
+        }
+        let epoch = o.epoch();
+        assert!(answers.contains(&(later, Message::Resumed { epoch })), "{state}: {answers:?}");
+        assert_eq!(o.handle(prepare(later)).len(), 1, "refused for ever");
+        assert_eq!(o.state_name(), "Active");
+    }
 }
 
 #[test]
