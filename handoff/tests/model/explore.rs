@@ -1,11 +1,11 @@
 //! Breadth first over every schedule and every fault that the budget allows: the first violation has a shortest trace.
 
-use crate::apply::{Broken, Seen, apply, broken, first};
+use crate::apply::{Broken, Seen, apply, broken};
 use crate::check::{self, Checked, Reached};
+use crate::life::first;
 use crate::moves::{Act, Cut, Move, Moves, Who, moves};
 use crate::rules::Rules;
 use crate::world::World;
-use handoff::journal::Record;
 use handoff::machine::Effect;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -179,6 +179,3 @@ fn violation(
     seen.lines.push(format!("at the end: {}", check::describe(&w)));
     Violation { rule: b.rule, how: b.how, trace: seen.lines }
 }
-
-/// Kept here so that a new essential record is seen where it is failed.
-const _: fn(&Record) -> bool = Record::is_essential;

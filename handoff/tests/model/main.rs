@@ -16,6 +16,7 @@
 mod apply;
 mod check;
 mod explore;
+mod life;
 mod moves;
 mod perform;
 mod rules;

@@ -1,6 +1,7 @@
 //! Effects, performed on the small world, and the rewriting that makes a mutant.
 
-use crate::apply::{Broken, Seen, adopt, broken, process_dies, spawn};
+use crate::apply::{Broken, Seen, broken};
+use crate::life::{adopt, process_dies, spawn};
 use crate::rules::{Fences, Mutant, Rules};
 use crate::world::{ClaimFile, Inbox, Link, Live, Mode, OpenRecord, Stream, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
