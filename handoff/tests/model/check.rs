@@ -108,7 +108,10 @@ pub(crate) fn terminal(w: &World) -> Result<(), Broken> {
             return bad("L2", "S is gone, O was healthy, N never served: nobody serves");
         }
         // where O had claimed the next epoch, N was right to leave
-        let taken = w.disk.highest().is_some_and(|(epoch, owner)| epoch > Epoch(1) && owner == w.procs[0].id);
+        let taken = w.disk.claims.iter().max_by_key(|c| c.epoch).is_some_and(|c| {
+            let began = w.index(c.owner).is_some_and(|n| w.ghost.begun & (1 << n) != 0);
+            !c.handoff.is_nil() && !began
+        });
         if !taken && successor_began && (1..w.procs.len()).any(|n| w.ghost.begun & (1 << n) != 0 && unhurt(n))
         {
             return bad("L2", "S is gone, N was healthy and told Begin: nobody serves");

@@ -102,7 +102,7 @@ pub(crate) fn table() -> Table<Successor> {
         ("Serving", with(&starting, vec![done(Hook::Serve, Report::Nothing)])),
         ("Finished", with(&greeting, vec![lost()])),
     ];
-    let first = Successor::successor(hello(N, Role::Successor));
+    let first = Successor::new(hello(N, Role::Successor));
     Table { states, inputs: inputs(), first, name: Successor::state_name }
 }
 
