@@ -379,13 +379,24 @@ impl Drop for Rig {
             }
             let _ = child.wait();
         }
-        // a supervisor that was killed has left its servers behind
+        // a supervisor that was killed has left its servers behind, and their control groups
+        let mut groups = BTreeSet::new();
         for pid in self.instances() {
+            groups.extend(cgroup_of(pid).filter(|path| path.file_name().is_some_and(is_group)));
             let pidfd = processkit::pidfd_open(pid);
             let _ = kill(process::pid(pid), Signal::SIGKILL);
             if let Ok(pidfd) = pidfd {
                 let _ = ended_by(&pidfd, Instant::now() + Duration::from_secs(10));
             }
         }
+        for group in groups {
+            // not empty, or gone already
+            let _ = std::fs::remove_dir(group);
+        }
     }
+}
+
+/// Whether a control group was made for an instance, and is not one of the machine's own.
+fn is_group(name: &std::ffi::OsStr) -> bool {
+    name.to_string_lossy().starts_with("inst-")
 }

@@ -102,12 +102,18 @@ fn note_data_dir(run_dir: &Path, data_dir: &Path) {
 }
 
 async fn stop(supervisor: &Supervisor, term: &mut Signal, int: &mut Signal) -> Exit {
-    tracing::info!(grace = ?GRACE, "stopping; a second signal shortens the grace");
+    tracing::info!(grace = ?GRACE, "stopping; a second signal shortens the grace, a third one ends at once");
     let stopped = tokio::select! {
         stopped = supervisor.shutdown(GRACE) => stopped,
         () = stop_asked(term, int) => {
             tracing::info!(grace = ?SHORT_GRACE, "stopping faster");
-            supervisor.shutdown(SHORT_GRACE).await
+            tokio::select! {
+                stopped = supervisor.shutdown(SHORT_GRACE) => stopped,
+                () = stop_asked(term, int) => {
+                    output::complain("stopped by a third signal: servers may live on; run the same command again to take them over");
+                    return Exit::Internal;
+                }
+            }
         }
     };
     match stopped {
