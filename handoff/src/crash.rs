@@ -1,10 +1,11 @@
 //! Crash points: places at which a test kills, stops or fails this process. Compiled out without `crash-points`.
 //!
 //! Armed by the environment: `HANDOFF_CRASH=<role>.<effect>.<before|after>[#n]/<action>`, where `n` is the n-th hit
-//! (default 1) and the action one of `kill9`, `stop`, `exit`, `panic`. Several are separated by `,`.
+//! (default 1) and the action one of `kill9`, `stop`, `exit`, `panic`, `slow`. Several are separated by `,`.
+//! `slow` goes on after 300 ms, each time: so a test chooses who of two comes first.
 //! `HANDOFF_CRASH=@<file>` reads the same from a file each time: nothing is armed and nothing counted while it is not
-//! there, and whoever strikes removes it first. So a test arms in the middle of a run, exactly one process strikes
-//! exactly once, and a file that is still there was never reached.
+//! there, and whoever strikes removes it first (`slow` does not). So a test arms in the middle of a run, exactly one
+//! process strikes exactly once, and a file that is still there was never reached.
 //! `HANDOFF_CRASH_TRACE=<file>` appends one line a hit: role, pid, monotonic ns, point, epoch; and the action, where it
 //! struck.
 //! `HANDOFF_TIME_SCALE=<percent>` scales the protocol's timers.
@@ -62,7 +63,11 @@ mod armed {
         Stop,
         Exit,
         Panic,
+        Slow,
     }
+
+    /// How slow `slow` is.
+    const SLOW: Duration = Duration::from_millis(300);
 
     impl Action {
         fn name(self) -> &'static str {
@@ -71,6 +76,7 @@ mod armed {
                 Action::Stop => "stop",
                 Action::Exit => "exit",
                 Action::Panic => "panic",
+                Action::Slow => "slow",
             }
         }
     }
@@ -114,12 +120,14 @@ mod armed {
             let mut strikes = None;
             for armed in self.armed.iter_mut().filter(|armed| armed.point == name) {
                 armed.hits += 1;
-                if armed.hits == armed.on_hit {
+                if armed.hits == armed.on_hit || matches!(armed.action, Action::Slow) {
                     strikes = Some(armed.action);
                 }
             }
-            let file = self.file.as_ref();
-            strikes.filter(|_| file.is_none_or(|path| std::fs::remove_file(path).is_ok()))
+            match (strikes?, &self.file) {
+                (action, None) | (action @ Action::Slow, Some(_)) => Some(action),
+                (action, Some(path)) => std::fs::remove_file(path).is_ok().then_some(action),
+            }
         }
     }
 
@@ -153,6 +161,7 @@ mod armed {
             "stop" => Action::Stop,
             "exit" => Action::Exit,
             "panic" => Action::Panic,
+            "slow" => Action::Slow,
             other => panic!("HANDOFF_CRASH {text:?}: unknown action {other:?}"),
         };
         Armed { point: point.to_owned(), on_hit, hits: 0, action }
@@ -190,6 +199,7 @@ mod armed {
             Action::Stop => drop(raise(Signal::SIGSTOP)),
             Action::Exit => std::process::exit(1),
             Action::Panic => panic!("crash point {name}"),
+            Action::Slow => std::thread::sleep(SLOW),
         }
     }
 

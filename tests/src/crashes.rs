@@ -37,6 +37,25 @@ impl fmt::Display for Point {
     }
 }
 
+/// An upgrade ends in two processes at once: the old server leaves, and the new one tells the supervisor that it
+/// serves. What the supervisor comes by depends on which it hears first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The old server leaves when the supervisor has heard.
+    LeavesLast,
+    /// The supervisor hears when the old server has left.
+    HeardLast,
+}
+
+impl Order {
+    fn slow(self) -> &'static str {
+        match self {
+            Order::LeavesLast => "O.close_parked.before/slow",
+            Order::HeardLast => "O.send.Active.before/slow",
+        }
+    }
+}
+
 /// One line of the trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
@@ -46,7 +65,7 @@ pub struct Hit {
     pub at: Duration,
     /// Where.
     pub point: String,
-    /// It was armed, and this is what it did.
+    /// It was armed, and this process died or stopped here.
     pub struck: bool,
 }
 
@@ -90,29 +109,46 @@ impl Crashes {
     ///
     /// # Panics
     /// When the file cannot be made.
-    pub fn arm(&self, point: &Point, action: &str) {
+    pub fn arm(&self, point: &Point, action: &str, order: Order) {
+        self.install(&format!("{},{}#{}/{action}", order.slow(), point.name, point.hit));
+    }
+
+    /// From here on nobody dies, and one of two comes last.
+    ///
+    /// # Panics
+    /// When the file cannot be made.
+    pub fn only(&self, order: Order) {
+        self.install(order.slow());
+    }
+
+    fn install(&self, what: &str) {
         let new = self.dir.path().join("new");
-        std::fs::write(&new, format!("{}#{}/{action}", point.name, point.hit)).expect("a file of ours");
+        std::fs::write(&new, what).expect("a file of ours");
         // never seen half written
         std::fs::rename(&new, self.trigger()).expect("a file of ours");
     }
 
-    /// Waits until what was armed struck; false when nobody came by in time, and then nobody will any more.
+    /// Waits until what was armed struck, and says where; `None` when nobody came by in time, and then nobody will any
+    /// more.
     ///
     /// # Panics
     /// When the directory cannot be watched.
     #[must_use]
-    pub fn struck_within(&self, patience: Duration) -> bool {
+    pub fn strike_within(&self, patience: Duration) -> Option<Hit> {
         let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
-        notify.add_watch(self.dir.path(), AddWatchFlags::IN_DELETE).expect("a directory of ours");
+        let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MODIFY;
+        notify.add_watch(self.dir.path(), flags).expect("a directory of ours");
         let deadline = Instant::now() + patience;
-        while self.trigger().exists() {
-            if !ended_by(&notify, deadline) {
-                return std::fs::remove_file(self.trigger()).is_err();
+        loop {
+            // the trigger goes first, the line follows
+            if let Some(strike) = self.strike() {
+                return Some(strike);
+            }
+            if !ended_by(&notify, deadline) && std::fs::remove_file(self.trigger()).is_ok() {
+                return None;
             }
             let _ = notify.read_events();
         }
-        true
     }
 
     /// All hits so far.
@@ -126,6 +162,8 @@ impl Crashes {
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole
             .lines()
+            // the way on, a moment later: the hit itself has a line of its own
+            .filter(|line| !line.ends_with(" slow"))
             .map(|line| hit(line).unwrap_or_else(|| panic!("no line of a trace: {line:?}")))
             .collect()
     }
@@ -141,7 +179,12 @@ fn hit(line: &str) -> Option<Hit> {
     let mut words = line.split(' ');
     let (_role, pid, at) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let (point, _epoch) = (words.next()?.to_owned(), words.next()?);
-    Some(Hit { pid, at: Duration::from_nanos(at), point, struck: words.next().is_some() })
+    Some(Hit {
+        pid,
+        at: Duration::from_nanos(at),
+        point,
+        struck: words.next().is_some_and(|action| action != "slow"),
+    })
 }
 
 /// The points that these hits came by, in order, counted for each process by itself.
@@ -183,9 +226,10 @@ mod tests {
     #[test]
     fn what_nobody_reaches_is_noticed() {
         let crashes = Crashes::new();
-        crashes.arm(&Point { name: "S.nowhere.before".into(), hit: 1 }, "kill9");
-        assert!(!crashes.struck_within(Duration::ZERO));
+        crashes.arm(&Point { name: "S.nowhere.before".into(), hit: 1 }, "kill9", Order::LeavesLast);
+        assert!(crashes.trigger().exists());
+        assert_eq!(crashes.strike_within(Duration::ZERO), None);
         // and it is not armed any more
-        assert!(crashes.struck_within(Duration::ZERO) && crashes.strike().is_none());
+        assert!(!crashes.trigger().exists());
     }
 }

@@ -3,7 +3,7 @@
 use super::leftovers;
 use handoff_tests::bins::{Build, Programs};
 use handoff_tests::client::Client;
-use handoff_tests::crashes::{Crashes, Hit, Point, monotonic, points};
+use handoff_tests::crashes::{Crashes, Hit, Order, Point, monotonic, points};
 use handoff_tests::load::{Load, Plan};
 use handoff_tests::prober::{Prober, Probes};
 use handoff_tests::records::{contradictions, stamps};
@@ -47,13 +47,14 @@ fn setup(crashes: &Crashes) -> Setup {
 }
 
 /// The points that an upgrade under load comes by when nobody dies.
-pub(super) fn recording() -> Vec<Point> {
+pub(super) fn recording(order: Order) -> Vec<Point> {
     let crashes = Crashes::new();
     let rig = setup(&crashes).start();
     let mut load = Load::start(rig.addr, plan());
     load.hold_back();
-    let before = crashes.trace().len();
     let old = rig.server_pid();
+    crashes.only(order);
+    let before = crashes.trace().len();
     rig.upgrade_commits();
     wait_gone(old);
     rig.wait_until_settled();
@@ -88,7 +89,7 @@ impl Path<'_> {
 ///
 /// # Panics
 /// When a promise was broken.
-pub(super) fn run(point: &Point, fault: &str, path: Path<'_>) -> End {
+pub(super) fn run(point: &Point, fault: &str, order: Order, path: Path<'_>) -> End {
     let crashes = Crashes::new();
     let mut rig = setup(&crashes).start();
     let mut load = Load::start(rig.addr, plan());
@@ -97,13 +98,13 @@ pub(super) fn run(point: &Point, fault: &str, path: Path<'_>) -> End {
     let old = rig.server_pid();
     let claimed = leftovers::claims(&rig);
 
-    crashes.arm(point, fault);
+    crashes.arm(point, fault, order);
     let done = rig.upgrade(&["--deadline", "30s"]);
-    if !crashes.struck_within(COMES_BY) {
+    let Some(strike) = crashes.strike_within(COMES_BY) else {
         done.expect_code(0);
         return End::Unreached;
-    }
-    let strike = crashes.strike().expect("the trigger is gone: it struck");
+    };
+    wait_gone(strike.pid);
     let runs: Vec<u32> = rig.instances().into_iter().filter(|pid| alive(*pid)).collect();
 
     let mut adopted = None;
@@ -118,7 +119,13 @@ pub(super) fn run(point: &Point, fault: &str, path: Path<'_>) -> End {
         adopted = Some(monotonic() - restarted);
     }
     assert!(load.wait_for(20, PATIENCE), "nothing is answered any more\n{}", rig.log());
+    let deadline = Instant::now() + PATIENCE;
     rig.wait_until_settled();
+    // the supervisor may not have heard of the death yet
+    while !alive(rig.server_pid()) {
+        assert!(Instant::now() < deadline, "a dead server serves\n{}", rig.log());
+        rig.wait_until_settled();
+    }
     load.let_go();
 
     let server = rig.server_pid();
