@@ -141,17 +141,26 @@ impl Incumbent {
                 | Timer::ColdStart,
             ) => Event::Alien,
             Input::Done(hook, result) => match hook {
-                Hook::Drain => Event::Drained(result.and_then(|report| match report {
-                    Report::Drained { open } => Ok(open),
-                    other => Err(format!("the drain hook reported {other:?}")),
+                Hook::Drain => Event::Drained(result.and_then(|report| {
+                    if let Report::Drained { open } = report {
+                        Ok(open)
+                    } else {
+                        Err(format!("the drain hook reported {report:?}"))
+                    }
                 })),
-                Hook::Seal => Event::SealDone(result.and_then(|report| match report {
-                    Report::Sealed { digest, connections } => Ok((digest, connections)),
-                    other => Err(format!("the seal hook reported {other:?}")),
+                Hook::Seal => Event::SealDone(result.and_then(|report| {
+                    if let Report::Sealed { digest, connections } = report {
+                        Ok((digest, connections))
+                    } else {
+                        Err(format!("the seal hook reported {report:?}"))
+                    }
                 })),
-                Hook::Verify => Event::Verified(result.and_then(|report| match report {
-                    Report::Verified { digest } => Ok(digest),
-                    other => Err(format!("the verify hook reported {other:?}")),
+                Hook::Verify => Event::Verified(result.and_then(|report| {
+                    if let Report::Verified { digest } = report {
+                        Ok(digest)
+                    } else {
+                        Err(format!("the verify hook reported {report:?}"))
+                    }
                 })),
                 Hook::Resume => Event::Resumed(result.map(drop)),
                 Hook::Retire => Event::Retired,

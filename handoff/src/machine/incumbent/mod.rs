@@ -258,18 +258,14 @@ impl Incumbent {
     /// everything else is ignored. Both leave a trace.
     fn violation(&self, event: Event) -> Effects {
         tracing_violation(&Violation { state: self.state_name(), input: format!("{event:?}") });
-        match event {
-            Event::Foreign { what, name, handoff, epoch } => vec![Effect::send(
-                Peer::Supervisor,
-                handoff,
-                epoch,
-                Message::Refused(Refused { what, why: format!("{name} of a handoff that is not open here") }),
-            )],
-            Event::Prepare { handoff, epoch, .. } => {
-                vec![self.refuse_prepare(handoff, epoch, format!("in state {}", self.state_name()))]
-            }
-            _ => Vec::new(),
+        if let Event::Foreign { what, name, handoff, epoch } = event {
+            let refused = Refused { what, why: format!("{name} of a handoff that is not open here") };
+            return vec![Effect::send(Peer::Supervisor, handoff, epoch, Message::Refused(refused))];
         }
+        if let Event::Prepare { handoff, epoch, .. } = event {
+            return vec![self.refuse_prepare(handoff, epoch, format!("in state {}", self.state_name()))];
+        }
+        Vec::new()
     }
 
     fn refuse_prepare(&self, handoff: HandoffId, epoch: Epoch, why: String) -> Effect {

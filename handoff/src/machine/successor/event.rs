@@ -108,17 +108,26 @@ impl Successor {
                 | Timer::ColdStart,
             ) => Event::Alien,
             Input::Done(hook, result) => match hook {
-                Hook::Warm => Event::Warmed(result.and_then(|report| match report {
-                    Report::Warmed { loaded, revision } => Ok((loaded, revision)),
-                    other => Err(format!("the warm hook reported {other:?}")),
+                Hook::Warm => Event::Warmed(result.and_then(|report| {
+                    if let Report::Warmed { loaded, revision } = report {
+                        Ok((loaded, revision))
+                    } else {
+                        Err(format!("the warm hook reported {report:?}"))
+                    }
                 })),
-                Hook::Open => Event::Opened(result.and_then(|report| match report {
-                    Report::Opened { digest, data_epoch, healthy } => Ok((digest, data_epoch, healthy)),
-                    other => Err(format!("the open hook reported {other:?}")),
+                Hook::Open => Event::Opened(result.and_then(|report| {
+                    if let Report::Opened { digest, data_epoch, healthy } = report {
+                        Ok((digest, data_epoch, healthy))
+                    } else {
+                        Err(format!("the open hook reported {report:?}"))
+                    }
                 })),
-                Hook::Receive => Event::ReceiveDone(result.and_then(|report| match report {
-                    Report::Received { connections } => Ok(connections),
-                    other => Err(format!("the transfer reported {other:?}")),
+                Hook::Receive => Event::ReceiveDone(result.and_then(|report| {
+                    if let Report::Received { connections } = report {
+                        Ok(connections)
+                    } else {
+                        Err(format!("the transfer reported {report:?}"))
+                    }
                 })),
                 Hook::Serve => Event::Served(result.map(drop)),
                 Hook::Drain | Hook::Seal | Hook::HandOver | Hook::Verify | Hook::Resume | Hook::Retire => {

@@ -187,7 +187,9 @@ impl Supervisor {
             State::Sealing { .. } => Some(Phase::Seal),
             State::Readying { .. } => Some(Phase::Begin),
             State::Activating { .. } => Some(Phase::Commit),
-            State::Resolving { .. } | State::Settling { .. } | State::Ending { .. } => Some(Phase::Resolve),
+            State::Resolving { .. } | State::Settling { .. } => Some(Phase::Resolve),
+            // the phase in which it ended: nothing has to be resolved before the incumbent is touched
+            State::Ending { t, .. } => Some(if t.successor.is_some() { Phase::Warm } else { Phase::Spawn }),
             State::Emptying { why: Why::Handoff { .. }, .. }
             | State::Pausing { why: Why::Handoff { .. } }
             | State::Starting { why: Why::Handoff { .. }, .. }

@@ -9,21 +9,18 @@ use crate::machine::step::{Effect, Effects, Ended, Ending, Outcome, Peer, Timer}
 impl Supervisor {
     /// A retiring generation has its own small life beside whatever else goes on.
     pub(super) fn retiring_on(&mut self, event: &Event) -> Option<Effects> {
-        match event {
-            Event::RetiredExited(instance) | Event::RetireOver(instance)
-                if self.retiring.contains(instance) =>
-            {
-                Some(vec![Effect::Kill(Peer::Retiring(*instance))])
-            }
-            Event::RetiredGone(instance) if self.retiring.contains(instance) => {
-                self.retiring.retain(|other| other != instance);
-                let mut effects =
-                    vec![Effect::Disarm(Timer::Retire(*instance)), Effect::Forget(Peer::Retiring(*instance))];
-                effects.extend(self.stopped_if_empty());
-                Some(effects)
-            }
-            _ => None,
+        if let Event::RetiredExited(instance) | Event::RetireOver(instance) = event {
+            return self.retiring.contains(instance).then(|| vec![Effect::Kill(Peer::Retiring(*instance))]);
         }
+        let Event::RetiredGone(instance) = event else { return None };
+        if !self.retiring.contains(instance) {
+            return None;
+        }
+        self.retiring.retain(|other| other != instance);
+        let mut effects =
+            vec![Effect::Disarm(Timer::Retire(*instance)), Effect::Forget(Peer::Retiring(*instance))];
+        effects.extend(self.stopped_if_empty());
+        Some(effects)
     }
 
     /// SIGTERM or `shutdown`: every process that was started is ended, whatever is open. Crash safety makes it
