@@ -370,6 +370,12 @@ impl Supervisor {
                 Party::Ending,
                 true,
             ),
+            // O saw N's end before S did: what N said when it left is the better reason
+            Event::SuccessorRefused { why } => {
+                let reason = format!("the successor left: {why}");
+                self.state = State::Settling { t, epoch, outcome, reason };
+                Vec::new()
+            }
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. }
@@ -377,7 +383,6 @@ impl Supervisor {
             | Event::SuccessorProgress
             | Event::SuccessorClosed
             | Event::SuccessorExited
-            | Event::SuccessorRefused { .. }
             | Event::Resumed { .. }
             | Event::Healthy => Vec::new(),
             event @ rest! {
