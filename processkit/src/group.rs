@@ -3,71 +3,23 @@
 use crate::command::Command;
 use crate::containment::{Cgroup, Containment, Tree, base};
 use crate::error::{Error, Result};
-use crate::identity::{Stat, boot_id};
 use crate::ladder::{Event, Ladder, Order};
 use crate::launch::{Birthplace, launch};
 use crate::mechanism::{Mechanism, MechanismReason};
+use crate::options::ProcessGroupOptions;
+use crate::owner::{Owner, sweep_once};
 use crate::process::RunningProcess;
 use crate::reaper;
 use crate::signal::Signal;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 /// How often an empty directory that is busy is tried again.
 const REMOVAL_TRIES: usize = 100;
-
-/// How a group is made and ended.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ProcessGroupOptions {
-    shutdown_timeout: Duration,
-    escalate_to_kill: bool,
-    force_process_group: bool,
-    without_clone3: bool,
-}
-
-impl Default for ProcessGroupOptions {
-    /// A grace of two seconds, then a kill; the strongest mechanism.
-    fn default() -> Self {
-        ProcessGroupOptions {
-            shutdown_timeout: Duration::from_secs(2),
-            escalate_to_kill: true,
-            force_process_group: false,
-            without_clone3: false,
-        }
-    }
-}
-
-impl ProcessGroupOptions {
-    /// How long [`ProcessGroup::shutdown`] waits between TERM and KILL.
-    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
-        self.shutdown_timeout = timeout;
-        self
-    }
-
-    /// Whether [`ProcessGroup::shutdown`] kills what outlives the grace. With `false` it is spared, and released.
-    pub fn escalate_to_kill(mut self, escalate: bool) -> Self {
-        self.escalate_to_kill = escalate;
-        self
-    }
-
-    /// Use [`Mechanism::ProcessGroup`] even where cgroups are available. For tests.
-    pub fn force_process_group(mut self) -> Self {
-        self.force_process_group = true;
-        self
-    }
-
-    /// Start children by clone(2) and a write into `cgroup.procs`, as it is done where clone3(2) is refused. For tests.
-    pub fn without_clone3(mut self) -> Self {
-        self.without_clone3 = true;
-        self
-    }
-}
 
 /// A container of processes: everything started in it, and everything that starts.
 ///
@@ -504,127 +456,9 @@ fn named_path(name: &str, forced: bool) -> Result<PathBuf> {
     Ok(base().map_err(unsupported)?.join(name))
 }
 
-/// Remove the groups of owners that are dead: what still lives in them is killed. A group that was persisted or released is
-/// left alone while something lives in it, and so is every named one.
-///
-/// Also done once by itself, in the background, when a process makes its first group. Directories that are not empty yet
-/// when this returns are removed in the background ([`settled`](crate::settled)). Owners in other pid namespaces are never
-/// judged.
-///
-/// Returns the directories that were taken.
-///
-/// # Errors
-/// If the directory of groups cannot be read.
-pub fn sweep_leaked() -> Result<Vec<PathBuf>> {
-    let Ok(base) = base() else { return Ok(Vec::new()) };
-    let this = Owner::this_process()?;
-    let mut taken = Vec::new();
-    let entries = match std::fs::read_dir(base) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(taken),
-        other => other?,
-    };
-    for entry in entries.filter_map(std::result::Result::ok) {
-        let Some(owner) = entry.file_name().to_str().and_then(Owner::parse) else { continue };
-        if !owner.is_dead(&this) {
-            continue;
-        }
-        // Any error here means that somebody else sweeps, too.
-        let Ok(cgroup) = Cgroup::open(entry.path()) else { continue };
-        let spared = cgroup.is_kept().unwrap_or(true) && cgroup.is_populated().unwrap_or(true);
-        if !spared && cgroup.kill().is_ok() {
-            tracing::info!(path = %cgroup.path().display(), "sweeping the group of a dead owner");
-            taken.push(entry.path());
-            reaper::bury(Containment::Cgroup(Arc::new(cgroup)));
-        }
-    }
-    Ok(taken)
-}
-
-fn sweep_once() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        reaper::later(|| {
-            if let Err(error) = sweep_leaked() {
-                tracing::warn!(%error, "cannot sweep leaked groups");
-            }
-        });
-    });
-}
-
-/// Whose an unnamed group is, as its directory's name says: `@<boot>.<pid namespace>.<pid>.<start time>.<number>`. `@` is in
-/// no name a user may give.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Owner {
-    boot: String,
-    namespace: String,
-    pid: u32,
-    start: u64,
-}
-
-impl Owner {
-    fn this_process() -> io::Result<Owner> {
-        let pid = std::process::id();
-        let namespace = std::fs::read_link("/proc/self/ns/pid")?; // pid:[4026531836]
-        Ok(Owner {
-            boot: boot_id()?.replace('-', ""),
-            namespace: namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect(),
-            pid,
-            start: Stat::read(pid)?.start,
-        })
-    }
-
-    fn next_name(&self) -> String {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let Owner { boot, namespace, pid, start } = self;
-        format!("@{boot}.{namespace}.{pid}.{start}.{number}")
-    }
-
-    fn parse(name: &str) -> Option<Owner> {
-        let mut parts = name.strip_prefix('@')?.split('.');
-        let mut part = || parts.next().filter(|part| !part.is_empty());
-        let owner = Owner {
-            boot: part()?.to_owned(),
-            namespace: part()?.to_owned(),
-            pid: part()?.parse().ok()?,
-            start: part()?.parse().ok()?,
-        };
-        part()?.parse::<u64>().ok()?;
-        part().is_none().then_some(owner)
-    }
-
-    /// Certainly dead, as seen by `this` process.
-    fn is_dead(&self, this: &Owner) -> bool {
-        if self.boot != this.boot {
-            return true;
-        }
-        if self.namespace != this.namespace {
-            return false;
-        }
-        match Stat::read(self.pid) {
-            Ok(stat) => stat.start != self.start || stat.is_zombie(),
-            // It may be hidden from us (hidepid): only a missing pid is a dead one.
-            Err(_) => crate::sys::pidfd_open(self.pid).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_owners() {
-        let this = Owner::this_process().expect("our identity");
-        assert_eq!(Owner::parse(&this.next_name()), Some(this.clone()));
-        assert!(!this.is_dead(&this));
-        assert!(Owner { start: this.start + 1, ..this.clone() }.is_dead(&this));
-        assert!(Owner { boot: "other".into(), ..this.clone() }.is_dead(&this));
-        assert!(!Owner { namespace: "1".into(), start: 0, ..this.clone() }.is_dead(&this));
-        for name in ["", "@", "service", "@a.b.c.d.e", "@a.1.2.3", "@a.1.2.3.4.5"] {
-            assert_eq!(Owner::parse(name), None, "{name}");
-        }
-    }
 
     #[test]
     fn names_of_groups() {

@@ -1,7 +1,7 @@
 //! The three roles as pure state machines, and the one way to find out where everything stands.
 
 // a new input or state must break the build in every row
-#![warn(clippy::wildcard_enum_match_arm)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod fit;
 mod incumbent;

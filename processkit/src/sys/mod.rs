@@ -1,7 +1,10 @@
 //! The one door to the kernel: calls that neither std nor nix offer. All `unsafe` of the crate is below here.
 #![expect(unsafe_code, reason = "raw syscalls; every block says why it is sound")]
 
+mod blocked_signals;
+mod child;
 mod spawn;
+mod stack;
 
 pub(crate) use spawn::{Move, Spawn, Stage, spawn};
 
@@ -11,6 +14,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Bytes of a signal set as the kernel has it.
+const KERNEL_SIGSET_BYTES: usize = 8;
 
 /// The outcome of a wait that does not block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

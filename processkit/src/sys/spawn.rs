@@ -3,18 +3,18 @@
 //! The child runs [`child`] while this thread is suspended. It makes raw syscalls only: no allocation, no lock, nothing
 //! that could unwind. Since memory is shared, an error is a store into [`Child`], never a byte in a pipe.
 
+use super::blocked_signals::BlockedSignals;
 use super::check;
+use super::child::{Child, Staged, child_entry};
+use super::stack::Stack;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-const KERNEL_SIGSET_BYTES: usize = 8;
-const LAST_SIGNAL: c_int = 64;
 
 /// One descriptor of the child: what is `source` here is `target` there.
 #[derive(Clone, Copy, Debug)]
@@ -82,40 +82,6 @@ impl SpawnFailure {
     fn of(stage: Stage) -> impl FnOnce(io::Error) -> SpawnFailure {
         move |source| SpawnFailure { stage, source }
     }
-}
-
-/// Everything the child reads and writes, as plain pointers into this thread's memory.
-#[repr(C)]
-struct Child {
-    path: *const c_char,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-    /// Digits of the pid go here; null for nowhere.
-    pid_digits: *mut u8,
-    directory: *const c_char,
-    moves: *mut Staged,
-    moves_len: usize,
-    /// Inclusive ranges of descriptors that must not survive exec.
-    gaps: *const (u32, u32),
-    gaps_len: usize,
-    /// The first number above every target.
-    floor: c_int,
-    file: c_int,
-    /// `cgroup.procs` to join by, where the kernel did not place us already.
-    join: c_int,
-    reset_handlers: bool,
-    setsid: bool,
-    /// Set by the child's first instruction.
-    started: bool,
-    stage: u32,
-    errno: c_int,
-}
-
-struct Staged {
-    source: c_int,
-    target: c_int,
-    optional: bool,
-    parked: c_int,
 }
 
 /// Start a process. Returns once it has executed its program; a failed attempt leaves nothing behind.
@@ -391,270 +357,6 @@ extern "C" fn clone_entry(data: *mut c_void) -> c_int {
     unsafe { child_entry(data) }
 }
 
-/// The child's life between clone and exec.
-///
-/// # Safety
-/// Only in a vforked child on its own stack; `data` must point to a [`Child`] whose pointers are valid.
-unsafe extern "C" fn child_entry(data: *mut c_void) -> ! {
-    // SAFETY: by contract.
-    unsafe {
-        let record: *mut Child = data.cast();
-        ptr::write_volatile(&raw mut (*record).started, true);
-        let stage = child(record);
-        ptr::write_volatile(&raw mut (*record).errno, *libc::__errno_location());
-        ptr::write_volatile(&raw mut (*record).stage, stage as u32);
-        loop {
-            libc::syscall(libc::SYS_exit_group, 127);
-        }
-    }
-}
-
-/// Everything up to exec. Returns only on failure, with the cause in errno.
-///
-/// # Safety
-/// As for [`child_entry`].
-unsafe fn child(record: *mut Child) -> Stage {
-    // The kernel's sigaction is at most 32 bytes, and zeros are SIG_DFL.
-    let default = [0u64; 4];
-    let null = ptr::null::<c_void>();
-    // SAFETY: every pointer comes from the record, which its maker keeps alive; everything else is a plain syscall. errno
-    // is the suspended thread's, who reads it only through the record.
-    unsafe {
-        if (*record).reset_handlers {
-            // Caught signals become default ones; ignored ones stay ignored, as exec has it.
-            for signal in 1..=LAST_SIGNAL {
-                let mut old = [0u64; 4];
-                let known = libc::syscall(
-                    libc::SYS_rt_sigaction,
-                    signal,
-                    null,
-                    old.as_mut_ptr(),
-                    KERNEL_SIGSET_BYTES,
-                );
-                if known == 0 && old[0] > 1 {
-                    libc::syscall(
-                        libc::SYS_rt_sigaction,
-                        signal,
-                        default.as_ptr(),
-                        null,
-                        KERNEL_SIGSET_BYTES,
-                    );
-                }
-            }
-        }
-        // Rust programs ignore SIGPIPE; what they start should not have to know.
-        libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), null, KERNEL_SIGSET_BYTES);
-
-        if (*record).join >= 0 && libc::syscall(libc::SYS_write, (*record).join, c"0".as_ptr(), 1usize) < 0 {
-            return Stage::Join;
-        }
-
-        let session = if (*record).setsid {
-            libc::syscall(libc::SYS_setsid)
-        } else {
-            libc::syscall(libc::SYS_setpgid, 0, 0)
-        };
-        if session < 0 {
-            return Stage::Session;
-        }
-
-        if !(*record).directory.is_null() && libc::syscall(libc::SYS_chdir, (*record).directory) < 0 {
-            return Stage::Directory;
-        }
-
-        // Everything goes above the highest target first, so that no target overwrites a source still needed.
-        let duplicate =
-            |fd: c_int| libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, (*record).floor) as c_int;
-        let mut index = 0;
-        while index < (*record).moves_len {
-            let entry = (*record).moves.add(index);
-            (*entry).parked = duplicate((*entry).source);
-            if (*entry).parked < 0 && !((*entry).optional && *libc::__errno_location() == libc::EBADF) {
-                return Stage::Descriptors;
-            }
-            index += 1;
-        }
-        let mut file = (*record).file;
-        if file >= 0 {
-            file = duplicate(file);
-            if file < 0 {
-                return Stage::Descriptors;
-            }
-        }
-        index = 0;
-        while index < (*record).moves_len {
-            let entry = (*record).moves.add(index);
-            if (*entry).parked < 0 {
-                libc::syscall(libc::SYS_close, (*entry).target);
-            } else if libc::syscall(libc::SYS_dup3, (*entry).parked, (*entry).target, 0) < 0 {
-                return Stage::Descriptors;
-            }
-            index += 1;
-        }
-        // The rest stays open until exec, not beyond: `file` is among it.
-        index = 0;
-        while index < (*record).gaps_len {
-            let (first, last) = *(*record).gaps.add(index);
-            if libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) < 0 {
-                close_on_exec(first, last);
-            }
-            index += 1;
-        }
-
-        if !(*record).pid_digits.is_null() {
-            write_decimal(libc::syscall(libc::SYS_getpid) as u32, (*record).pid_digits);
-        }
-
-        let nothing_blocked = 0u64;
-        let mask = &raw const nothing_blocked;
-        let old_mask = ptr::null_mut::<u64>();
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, mask, old_mask, KERNEL_SIGSET_BYTES);
-
-        if file >= 0 {
-            let (argv, envp) = ((*record).argv, (*record).envp);
-            libc::syscall(libc::SYS_execveat, file, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
-        } else {
-            libc::syscall(libc::SYS_execve, (*record).path, (*record).argv, (*record).envp);
-        }
-        Stage::Exec
-    }
-}
-
-/// close_range(2) by hand, for kernels before 5.11.
-///
-/// # Safety
-/// As for [`child_entry`].
-unsafe fn close_on_exec(first: u32, last: u32) {
-    let mut limit = [0u64; 2];
-    // SAFETY: `limit` is as large as a struct rlimit64; the rest passes no pointers.
-    unsafe {
-        let null = ptr::null::<c_void>();
-        if libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, null, limit.as_mut_ptr()) < 0 {
-            limit[0] = 1 << 20;
-        }
-        let mut fd = first;
-        while fd <= last && u64::from(fd) < limit[0] {
-            libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::FD_CLOEXEC);
-            fd += 1;
-        }
-    }
-}
-
-/// # Safety
-/// There must be room for ten bytes at `to`.
-unsafe fn write_decimal(mut number: u32, to: *mut u8) {
-    let mut digits = [0u8; 10];
-    let mut count = 0;
-    while count == 0 || number > 0 {
-        digits[count] = b'0' + (number % 10) as u8;
-        number /= 10;
-        count += 1;
-    }
-    let mut index = 0;
-    while index < count {
-        // SAFETY: at most ten digits.
-        unsafe { *to.add(index) = digits[count - 1 - index] };
-        index += 1;
-    }
-}
-
-/// All signals blocked in this thread, those of the C library included: a handler must not run in the child, where it
-/// would write to our memory under another pid.
-struct BlockedSignals {
-    before: u64,
-}
-
-impl BlockedSignals {
-    fn new() -> Self {
-        let everything = u64::MAX;
-        let mut before = 0u64;
-        // SAFETY: both point to a kernel sigset of eight bytes.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigprocmask,
-                libc::SIG_SETMASK,
-                &raw const everything,
-                &raw mut before,
-                KERNEL_SIGSET_BYTES,
-            );
-        }
-        BlockedSignals { before }
-    }
-}
-
-impl Drop for BlockedSignals {
-    fn drop(&mut self) {
-        let old_mask = ptr::null_mut::<u64>();
-        // SAFETY: as above, and a null old mask is allowed.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigprocmask,
-                libc::SIG_SETMASK,
-                &raw const self.before,
-                old_mask,
-                KERNEL_SIGSET_BYTES,
-            );
-        }
-    }
-}
-
-/// Memory a child runs on until it executes its program, with a guard page below.
-struct Stack {
-    base: *mut c_void,
-}
-
-// SAFETY: plain memory, used by one thread at a time.
-unsafe impl Send for Stack {}
-
-/// Stacks not in use. As many as there were spawns at once, up to a limit.
-static STACKS: Mutex<Vec<Stack>> = Mutex::new(Vec::new());
-const STACKS_KEPT: usize = 8;
-
-impl Stack {
-    const SIZE: usize = 64 * 1024;
-    /// The largest page there is on the architectures we have.
-    const GUARD: usize = 64 * 1024;
-
-    fn take() -> io::Result<Stack> {
-        if let Some(stack) = STACKS.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(stack);
-        }
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
-        let base =
-            unsafe { libc::mmap(ptr::null_mut(), Self::GUARD + Self::SIZE, libc::PROT_NONE, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let stack = Stack { base };
-        // SAFETY: within the mapping made above.
-        check(unsafe { libc::mprotect(stack.low(), Self::SIZE, libc::PROT_READ | libc::PROT_WRITE) }.into())?;
-        Ok(stack)
-    }
-
-    fn give_back(self) {
-        let mut kept = STACKS.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < STACKS_KEPT {
-            kept.push(self);
-        }
-    }
-
-    fn low(&self) -> *mut c_void {
-        self.base.wrapping_byte_add(Self::GUARD)
-    }
-
-    fn high(&self) -> *mut c_void {
-        self.low().wrapping_byte_add(Self::SIZE)
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nothing runs on it.
-        unsafe { libc::munmap(self.base, Self::GUARD + Self::SIZE) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -664,16 +366,5 @@ mod tests {
         assert_eq!(gaps([].into_iter()), [(0, u32::MAX)]);
         assert_eq!(gaps([0, 1, 2].into_iter()), [(3, u32::MAX)]);
         assert_eq!(gaps([1, 5].into_iter()), [(0, 0), (2, 4), (6, u32::MAX)]);
-    }
-
-    #[test]
-    fn decimals() {
-        for number in [0, 7, 10, 4_194_304, u32::MAX] {
-            let mut text = [0u8; 12];
-            // SAFETY: twelve bytes are enough.
-            unsafe { write_decimal(number, text.as_mut_ptr()) };
-            let end = text.iter().position(|b| *b == 0).expect("a terminator");
-            assert_eq!(std::str::from_utf8(&text[..end]).expect("digits"), number.to_string());
-        }
     }
 }
