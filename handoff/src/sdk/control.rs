@@ -76,7 +76,7 @@ pub(super) async fn greet(caller: Caller, hello: Hello, adopters: mpsc::Unbounde
             // fails only when the instance leaves
             let _ = adopters.send(adopter);
         }
-        Ok(Err(why)) => tracing::info!(why, "a connection on the control socket was turned away"),
+        Ok(Err(why)) => tracing::debug!(why, "a connection on the control socket was turned away"),
         Err(_) => tracing::info!("a connection on the control socket was silent"),
     }
     drop(caller.permit);
