@@ -2,7 +2,7 @@
 //!
 //! A recording finds the points; at each of them somebody dies once, under load, in a rig of its own. What must hold
 //! afterwards is in `cell`. `HANDOFF_CRASH_CELLS=S.send` tries only the points that contain this text,
-//! `HANDOFF_CRASH_JOBS` says how many are tried at once.
+//! `HANDOFF_CRASH_JOBS` says how many are tried at once, `HANDOFF_CRASH_FAULT` is `kill9` or `exit`.
 
 mod cell;
 mod leftovers;
@@ -116,8 +116,9 @@ fn kill_9_at_every_point_of_an_upgrade() {
 
 /// Tries a cell until it strikes.
 fn tried(Place { point, order }: &Place, path: Path<'_>) -> Result<End, String> {
+    let fault = std::env::var("HANDOFF_CRASH_FAULT").unwrap_or_else(|_| "kill9".into());
     for _ in 0..TRIES {
-        let end = catch_unwind(AssertUnwindSafe(|| cell::run(point, "kill9", *order, path))).map_err(said)?;
+        let end = catch_unwind(AssertUnwindSafe(|| cell::run(point, &fault, *order, path))).map_err(said)?;
         if let End::Held(_) = end {
             return Ok(end);
         }
