@@ -154,7 +154,8 @@ impl Rig {
     pub fn server_pid(&self) -> u32 {
         let status = self.status();
         let pid = status.json()["server"]["pid"].as_u64();
-        pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_else(|| panic!("no server: {status:?}\n{}", self.log()))
+        pid.and_then(|pid| u32::try_from(pid).ok())
+            .unwrap_or_else(|| panic!("no server: {status:?}\n{}", self.log()))
     }
 
     /// Sends a signal to the supervisor.
@@ -340,10 +341,13 @@ impl Rig {
 
     /// How many control groups of this rig's instances there are, of all that its history names.
     fn containers(&self, server: u32) -> usize {
-        let Some(beside) = cgroup_of(server).and_then(|path| path.parent().map(Path::to_path_buf)) else { return 0 };
+        let Some(beside) = cgroup_of(server).and_then(|path| path.parent().map(Path::to_path_buf)) else {
+            return 0;
+        };
         let history = self.ctl("history", &["--format", "json"]);
         let reports = history.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let sides = reports.flat_map(|report| [report["old"]["instance"].clone(), report["new"]["instance"].clone()]);
+        let sides =
+            reports.flat_map(|report| [report["old"]["instance"].clone(), report["new"]["instance"].clone()]);
         let instances: BTreeSet<String> = sides.filter_map(|id| id.as_str().map(str::to_owned)).collect();
         let names = std::fs::read_dir(beside).into_iter().flatten().flatten().map(|entry| entry.file_name());
         names.filter(|name| instances.iter().any(|id| name.to_string_lossy().contains(id.as_str()))).count()

@@ -84,7 +84,8 @@ impl Setup {
     #[must_use]
     pub fn idle(self) -> Rig {
         let dir = tempfile::Builder::new().prefix("handoff-").tempdir().expect("a temporary directory");
-        let (run_dir, data_dir, marks) = (dir.path().join("run"), dir.path().join("data"), dir.path().join("marks"));
+        let (run_dir, data_dir, marks) =
+            (dir.path().join("run"), dir.path().join("data"), dir.path().join("marks"));
         for path in [&run_dir, &data_dir, &marks] {
             std::fs::create_dir(path).expect("a directory of ours");
             let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
