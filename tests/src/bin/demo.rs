@@ -5,7 +5,7 @@
 
 use clap::Parser;
 use handoff_tests::bins::{Build, Programs};
-use handoff_tests::client::{Client, Fault};
+use handoff_tests::fill::fill;
 use handoff_tests::history::percentile;
 use handoff_tests::load::{Load, Plan};
 use handoff_tests::rig::{Rig, Setup};
@@ -68,7 +68,7 @@ fn demo(args: &Args) -> Vec<String> {
         rig.supervisor_pid()
     );
 
-    if let Err(fault) = fill(&rig, args.megabytes) {
+    if let Err(fault) = fill(rig.addr.into(), args.megabytes) {
         return vec![format!("{} MB of data are taken ({fault})", args.megabytes)];
     }
     println!("data: {} MB", args.megabytes);
@@ -120,23 +120,6 @@ fn demo(args: &Args) -> Vec<String> {
         seen.broken.push("nothing is left behind".into());
     }
     seen.broken
-}
-
-/// Writes this much data, in values of 16 KiB.
-fn fill(rig: &Rig, megabytes: u32) -> Result<(), Fault> {
-    const VALUE: usize = 16 * 1024;
-    const BATCH: u32 = 64;
-    let mut client = Client::connect(rig.addr.into())?;
-    let value = vec![b'v'; VALUE];
-    for megabyte in 0..megabytes {
-        for n in 0..BATCH {
-            client.send(&[b"SET", format!("data:{megabyte}:{n}").as_bytes(), &value])?;
-        }
-        for _ in 0..BATCH {
-            client.reply()?;
-        }
-    }
-    Ok(())
 }
 
 /// How many requests lie between two upgrades.
