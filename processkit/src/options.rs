@@ -25,19 +25,19 @@ impl Default for ProcessGroupOptions {
 }
 
 impl ProcessGroupOptions {
-    /// How long [`ProcessGroup::shutdown`] waits between TERM and KILL.
+    /// How long [`ProcessGroup::shutdown`](crate::ProcessGroup::shutdown) waits between TERM and KILL.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
     }
 
-    /// Whether [`ProcessGroup::shutdown`] kills what outlives the grace. With `false` it is spared, and released.
+    /// Whether [`ProcessGroup::shutdown`](crate::ProcessGroup::shutdown) kills what outlives the grace. With `false` it is spared, and released.
     pub fn escalate_to_kill(mut self, escalate: bool) -> Self {
         self.escalate_to_kill = escalate;
         self
     }
 
-    /// Use [`Mechanism::ProcessGroup`] even where cgroups are available. For tests.
+    /// Use [`Mechanism::ProcessGroup`](crate::Mechanism::ProcessGroup) even where cgroups are available. For tests.
     pub fn force_process_group(mut self) -> Self {
         self.force_process_group = true;
         self
