@@ -3,7 +3,6 @@
 mod abort;
 mod cli;
 mod connections;
-mod crash;
 mod digest;
 mod hundred;
 mod listeners;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The claims of a data directory, by epoch.
 #[derive(Clone, Debug)]
-pub(super) struct Claimed(BTreeMap<u64, Owner>);
+pub(crate) struct Claimed(BTreeMap<u64, Owner>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Owner {
@@ -20,7 +20,7 @@ struct Owner {
 ///
 /// # Panics
 /// When one is no claim.
-pub(super) fn claims(rig: &Rig) -> Claimed {
+pub(crate) fn claims(rig: &Rig) -> Claimed {
     let dir = rig.data_dir.join(".handoff");
     let mut claims = BTreeMap::new();
     for entry in std::fs::read_dir(&dir).expect("a claim directory").flatten() {
@@ -36,13 +36,13 @@ pub(super) fn claims(rig: &Rig) -> Claimed {
 
 impl Claimed {
     /// Who owns the highest epoch.
-    pub(super) fn owner_pid(&self) -> Option<u32> {
+    pub(crate) fn owner_pid(&self) -> Option<u32> {
         self.0.last_key_value().map(|(_, owner)| owner.pid)
     }
 
     /// # Panics
     /// When a claim changed or vanished, or an epoch was left out.
-    pub(super) fn follows(&self, before: &Claimed) {
+    pub(crate) fn follows(&self, before: &Claimed) {
         for (epoch, owner) in &before.0 {
             assert_eq!(
                 self.0.get(epoch),
@@ -56,7 +56,7 @@ impl Claimed {
 
     /// # Panics
     /// When somebody wrote who had not claimed.
-    pub(super) fn cover(&self, stamps: &[Stamp]) {
+    pub(crate) fn cover(&self, stamps: &[Stamp]) {
         for stamp in stamps {
             let owner = self.0.get(&stamp.epoch).map(|owner| owner.instance);
             assert_eq!(owner, Some(stamp.instance), "written without a claim: {stamp:?}, {self:?}");
@@ -69,7 +69,7 @@ impl Claimed {
 }
 
 /// Containers, sockets and proposals of instances that are gone, and half-written files.
-pub(super) fn found(rig: &Rig, claimed: &Claimed) -> Vec<String> {
+pub(crate) fn found(rig: &Rig, claimed: &Claimed) -> Vec<String> {
     let mut left = Vec::new();
     let bytes = std::fs::read(rig.run_dir.join("journal")).expect("a journal");
     let replay = replay(&bytes).unwrap_or_else(|e| panic!("journal: {e}"));

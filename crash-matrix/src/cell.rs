@@ -1,6 +1,7 @@
 //! One cell: one rig, one point, one death, and everything that must hold afterwards.
 
-use super::leftovers;
+use crate::leftovers;
+use crate::matrix::Fault;
 use handoff_tests::bins::{Build, Programs};
 use handoff_tests::client::Client;
 use handoff_tests::crashes::{Crashes, Hit, Order, Point, monotonic, points};
@@ -14,20 +15,20 @@ use std::time::{Duration, Instant};
 
 /// What a cell tells when everything held.
 #[derive(Clone, Debug)]
-pub(super) struct Report {
+pub struct Report {
     /// From the death to the first good answer.
-    pub(super) answer: Duration,
+    pub answer: Duration,
     /// From the start of a new supervisor to its having adopted what runs.
-    pub(super) adopted: Option<Duration>,
+    pub adopted: Option<Duration>,
     /// How the upgrade ended for the operator.
-    pub(super) code: Option<i32>,
+    pub code: Option<i32>,
     /// The server that serves afterwards.
-    pub(super) served_by: &'static str,
+    pub served_by: &'static str,
 }
 
 /// How a cell ended without a broken promise.
 #[derive(Clone, Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     /// It struck, and everything held.
     Held(Report),
     /// Nobody came by: an upgrade need not pass here.
@@ -47,7 +48,7 @@ fn setup(crashes: &Crashes) -> Setup {
 }
 
 /// The points that an upgrade under load comes by when nobody dies.
-pub(super) fn recording(order: Order) -> Vec<Point> {
+pub(crate) fn recording(order: Order) -> Vec<Point> {
     let crashes = Crashes::new();
     let rig = setup(&crashes).start();
     let mut load = Load::start(rig.addr, plan());
@@ -66,7 +67,7 @@ pub(super) fn recording(order: Order) -> Vec<Point> {
 
 /// Where on the happy path the copies of a connection change hands: deaths in between cost connections.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Path<'a>(pub(super) &'a [Point]);
+pub(crate) struct Path<'a>(pub(crate) &'a [Point]);
 
 impl Path<'_> {
     fn at(self, name: &str) -> usize {
@@ -89,7 +90,7 @@ impl Path<'_> {
 ///
 /// # Panics
 /// When a promise was broken.
-pub(super) fn run(point: &Point, fault: &str, order: Order, path: Path<'_>) -> End {
+pub(crate) fn run(point: &Point, fault: Fault, order: Order, path: Path<'_>) -> End {
     let crashes = Crashes::new();
     let mut rig = setup(&crashes).start();
     let mut load = Load::start(rig.addr, plan());
@@ -98,7 +99,7 @@ pub(super) fn run(point: &Point, fault: &str, order: Order, path: Path<'_>) -> E
     let old = rig.server_pid();
     let claimed = leftovers::claims(&rig);
 
-    crashes.arm(point, fault, order);
+    crashes.arm(point, fault.name(), order);
     let done = rig.upgrade(&["--deadline", "30s"]);
     let Some(strike) = crashes.strike_within(COMES_BY) else {
         done.expect_code(0);
@@ -110,7 +111,7 @@ pub(super) fn run(point: &Point, fault: &str, order: Order, path: Path<'_>) -> E
     let mut adopted = None;
     if point.role() == "S" {
         // a signal leaves no code
-        assert_eq!(rig.wait_supervisor(), (fault == "exit").then_some(1));
+        assert_eq!(rig.wait_supervisor(), (fault == Fault::Exit).then_some(1));
         // done may have been said before the end
         assert!(matches!(done.code, Some(12 | 0)), "{done:?}");
         assert!(done.took < Duration::from_secs(10), "an operator is told at once: {done:?}");
