@@ -76,6 +76,7 @@ impl InstanceWorld {
                 if let Some(line) = &mut self.transfer {
                     line.receiver = None;
                 }
+                self.no_more_acks();
                 Some(Input::Closed(self.other_side()))
             }
             Happened::Hook(hook, result) => Some(self.returned(hook, result)),

@@ -40,25 +40,103 @@ impl Leaving {
         self.successor.as_ref().map(|successor| successor.connection_format)
     }
 
-    /// Hands a connection over that is idle now, and closes this process's copy once the successor has it. Not cancel
-    /// safe: a dropped call may or may not have handed it over; either way this copy is closed.
+    /// Hands a connection over that is idle now, and closes this process's copy once the successor has it. A dropped
+    /// call goes on by itself: this copy is closed when it is settled, handed over or not.
     ///
     /// # Errors
     /// The connection, when the successor did not acknowledge it: it is still only ours, give it the protocol's goodbye.
     pub async fn hand_over(&self, parked: Parked) -> Result<(), Parked> {
-        let Some(successor) = &self.successor else { return Err(parked) };
-        let mut acks = successor.acks.clone();
+        let Some(successor) = self.successor.clone() else { return Err(parked) };
+        // half a connection on the channel would be the end of all that follow: a task of its own is not cancelled
+        let copy = parked.clone();
+        let taken = tokio::spawn(async move { successor.take(&copy).await }).await;
+        if taken.unwrap_or(false) { Ok(()) } else { Err(parked) }
+    }
+}
+
+impl Successor {
+    /// Whether it acknowledged the connection.
+    async fn take(&self, parked: &Parked) -> bool {
+        let mut acks = self.acks.clone();
         let number = {
-            let mut sent = successor.sent.lock().await;
-            if hand_over_one(successor.stamp, &successor.channel, *sent, &parked).await.is_err() {
-                return Err(parked);
+            let mut sent = self.sent.lock().await;
+            if hand_over_one(self.stamp, &self.channel, *sent, parked).await.is_err() {
+                return false;
             }
             *sent += 1;
             *sent
         };
         tokio::select! {
-            acked = acks.wait_for(|acked| *acked >= number) => acked.map(drop).map_err(|_| parked),
-            _ = successor.channel.until_broken() => Err(parked),
+            acked = acks.wait_for(|acked| *acked >= number) => acked.is_ok(),
+            _ = self.channel.until_broken() => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, HandoffId};
+    use crate::os::channel::Channel;
+    use crate::sdk::transfer::receive_each;
+    use crate::wire::Message;
+    use std::os::unix::net::UnixStream;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+    const STAMP: Stamp = Stamp { handoff: HandoffId(9), epoch: Epoch(4) };
+
+    fn parked(size: usize) -> Parked {
+        let (ours, _) = UnixStream::pair().expect("a pair");
+        Parked { fd: Arc::new(ours.into()), state: vec![7; size].into() }
+    }
+
+    /// With the successor's end of the channel, and acknowledgements that are passed on as the world does.
+    fn leaving() -> (Leaving, Channel) {
+        let (ours, theirs) = Channel::pair().expect("a pair");
+        let (channel, mut receiver) = Channel::from_fd(ours).expect("a channel").split();
+        let (tell, acks) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok(received) = receiver.recv().await {
+                if let Message::ParkedAck { received } = received.frame.message {
+                    tell.send_replace(received);
+                }
+            }
+        });
+        let sent = Mutex::new(0);
+        let successor = Successor { stamp: STAMP, channel, acks, sent, connection_format: 1 };
+        let leaving = Leaving { grace: LIMIT, successor: Some(Arc::new(successor)) };
+        (leaving, Channel::from_fd(theirs).expect("a channel"))
+    }
+
+    // a server gave each connection a moment to go over; one was so large that the moment was over in the middle of
+    // it, and no connection after it went over: they came with a number that was taken
+    #[tokio::test]
+    async fn a_call_that_was_dropped_spoils_nothing() {
+        let (leaving, successor) = leaving();
+        // more than the socket takes while nobody reads
+        let large = leaving.hand_over(parked(Parked::MAX_STATE));
+        assert!(timeout(Duration::ZERO, large).await.is_err(), "it waits for the successor");
+        let (arrived, mut arrivals) = mpsc::unbounded_channel();
+        let (answers, receiver) = successor.split();
+        tokio::spawn(receive_each(STAMP, receiver, answers, arrived));
+        let second = timeout(LIMIT, leaving.hand_over(parked(3))).await.expect("in time");
+        assert!(second.is_ok(), "acknowledged");
+        let sizes = [arrivals.recv().await, arrivals.recv().await].map(|p| p.map(|p| p.state.len()));
+        assert_eq!(sizes, [Some(Parked::MAX_STATE), Some(3)]);
+    }
+
+    // a successor died when it had taken a connection off the channel and not acknowledged it: the incumbent waited
+    // for the acknowledgement to the end of its grace, and the client never got a goodbye (the world lets go of the
+    // acknowledgements when the channel ends, as the task here does)
+    #[tokio::test]
+    async fn a_dead_successor_is_not_waited_for() {
+        let (leaving, mut successor) = leaving();
+        let handed = tokio::spawn(async move { leaving.hand_over(parked(3)).await });
+        successor.recv().await.expect("the connection");
+        drop(successor);
+        let kept = timeout(LIMIT, handed).await.expect("in time").expect("no panic");
+        assert_eq!(kept.expect_err("nobody has it").state().len(), 3);
     }
 }

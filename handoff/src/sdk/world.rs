@@ -211,8 +211,14 @@ impl InstanceWorld {
                 self.candidate = None;
                 self.takeover = None;
                 self.transfer = None;
+                self.no_more_acks();
             }
         }
+    }
+
+    /// The transfer channel ended: whoever waits for an acknowledgement is told.
+    pub(super) fn no_more_acks(&mut self) {
+        self.acks = watch::Sender::new(0);
     }
 
     fn stop_transfer(&mut self) {
@@ -329,7 +335,8 @@ impl InstanceWorld {
             Some(takeover) => takeover.drain_grace,
             None => self.retire_grace.unwrap_or(times::START),
         };
-        let successor = handover.zip(self.transfer.as_ref()).and_then(|(takeover, line)| {
+        let open = self.transfer.as_ref().filter(|line| line.receiver.is_some());
+        let successor = handover.zip(open).and_then(|(takeover, line)| {
             Some(Arc::new(leaving::Successor {
                 stamp: self.stamp,
                 channel: line.sender.clone(),
