@@ -12,6 +12,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+/// Pause before the kernel is asked again what it refused.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// What becomes of the successor's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -76,10 +79,7 @@ impl Takeover {
     pub(super) fn watch(&mut self) {
         let (process, fates, handoff) = (Arc::clone(&self.process), self.fates.clone(), self.stamp.handoff);
         self.exit = Some(tokio::spawn(async move {
-            if let Err(error) = exited(&process).await {
-                tracing::error!(%error, "the successor's pidfd cannot be watched: its end will not be seen");
-                return;
-            }
+            until_exited(&process).await;
             let _ = fates.send(Fate::Exited(handoff));
         }));
     }
@@ -94,16 +94,14 @@ impl Takeover {
         {
             tracing::error!(%error, "the successor's cgroup.kill");
         }
-        let events = self.events.as_ref().and_then(|events| events.try_clone().ok());
+        // asked for once: no copy, which there may be no descriptor for
+        let events = self.events.take();
         let (process, fates, handoff) = (Arc::clone(&self.process), self.fates.clone(), self.stamp.handoff);
         if let Err(error) = kill(&process) {
             tracing::error!(%error, "the successor's pidfd");
         }
         self.end = Some(tokio::spawn(async move {
-            if let Err(error) = exited(&process).await {
-                tracing::error!(%error, "the successor's pidfd cannot be watched");
-                return;
-            }
+            until_exited(&process).await;
             if let Some(events) = events
                 && let Err(error) = processkit::wait_empty_by_fd(events).await
             {
@@ -134,6 +132,17 @@ fn handle(process: &OwnedFd) -> io::Result<Option<Adopted>> {
 
 fn kill(process: &OwnedFd) -> io::Result<()> {
     handle(process)?.map_or(Ok(()), |process| process.signal(Signal::Kill).map_err(io::Error::other))
+}
+
+/// Insists: a sealed incumbent that cannot watch its successor's end (descriptors used up) would never resume.
+async fn until_exited(process: &OwnedFd) {
+    let mut warned = false;
+    while let Err(error) = exited(process).await {
+        if !std::mem::replace(&mut warned, true) {
+            tracing::error!(%error, "the successor's pidfd cannot be watched; tried again until it can");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 async fn exited(process: &OwnedFd) -> io::Result<()> {

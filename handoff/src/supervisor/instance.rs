@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
+/// Pause before the kernel is asked again what it refused.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// What a task of the supervisor has found out.
 #[derive(Debug)]
 pub(super) enum News {
@@ -59,36 +62,24 @@ enum Container {
 }
 
 impl Instance {
-    /// A process that was started now, in a group of its own.
-    ///
-    /// # Errors
-    /// A descriptor that cannot be duplicated.
+    /// A process that was started now, in a group of its own, and a pidfd of it to pass on.
     pub(super) fn started(
         id: InstanceId,
         channel: Channel,
         process: RunningProcess,
+        pidfd: OwnedFd,
         group: ProcessGroup,
         build: Arc<Build>,
         tell: &Tell,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let pid = process.identity().pid;
-        let pidfd = Some(Arc::new(process.pidfd().try_clone_to_owned()?));
+        let pidfd = Some(Arc::new(pidfd));
         watch_child(id, pid, process, tell.clone());
         let pid = Some(pid);
         let executable = Some(build.executable.path.display().to_string());
         let container = Container::Group(group);
         let build = Some(build);
-        Ok(Self {
-            id,
-            channel: Some(channel),
-            pid,
-            pidfd,
-            exit: None,
-            hello: None,
-            build,
-            executable,
-            container,
-        })
+        Self { id, channel: Some(channel), pid, pidfd, exit: None, hello: None, build, executable, container }
     }
 
     /// A process that an earlier supervisor started. Without a group only the process itself can be ended.
@@ -182,6 +173,9 @@ impl Instance {
                             () = now.notified() => {}
                         }
                     }
+                    // another server may start on its data when this is told: it has to be true
+                    let mut insist = Insist::on(id);
+                    while insist.answer(empty(&group).await).await.is_none() {}
                     if let Err(error) = group.remove().await {
                         tracing::warn!(instance = %id, %error, "container is not removed");
                     }
@@ -204,9 +198,8 @@ impl Instance {
                         }
                         drop(process.signal(Signal::Kill));
                     }
-                    if let Err(error) = process.gone().await {
-                        tracing::warn!(instance = %id, %error, "the end of the process");
-                    }
+                    let mut insist = Insist::on(id);
+                    while insist.answer(process.gone().await).await.is_none() {}
                     let _ = tell.send(News::Gone(id));
                 });
             }
@@ -279,16 +272,58 @@ impl Instance {
 
 fn watch_child(id: InstanceId, pid: u32, mut process: RunningProcess, tell: Tell) {
     tokio::spawn(async move {
-        let exit = process.exit().await.unwrap_or(Exit::UNKNOWN);
+        let mut insist = Insist::on(id);
+        let exit = loop {
+            if let Some(exit) = insist.answer(process.exit().await).await {
+                break exit;
+            }
+        };
         let _ = tell.send(News::Exited { instance: id, pid, exit });
     });
 }
 
 fn watch_stranger(id: InstanceId, process: Adopted, tell: Tell) {
     tokio::spawn(async move {
-        let exit = process.exit().await.unwrap_or(Exit::UNKNOWN);
+        let mut insist = Insist::on(id);
+        let exit = loop {
+            if let Some(exit) = insist.answer(process.exit().await).await {
+                break exit;
+            }
+        };
         let _ = tell.send(News::Exited { instance: id, pid: process.pid(), exit });
     });
+}
+
+/// Lets the kernel be asked again what it refused (descriptors used up). That a process cannot be watched says nothing
+/// of its end: a server that serves would be ended for it.
+#[derive(Debug)]
+struct Insist {
+    id: InstanceId,
+    warned: bool,
+}
+
+impl Insist {
+    fn on(id: InstanceId) -> Self {
+        Self { id, warned: false }
+    }
+
+    /// The answer; after a refusal `None`, and a pause.
+    async fn answer<T>(&mut self, asked: processkit::Result<T>) -> Option<T> {
+        let error = match asked {
+            Ok(answer) => return Some(answer),
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::error!(instance = %self.id, %error, "cannot be watched; tried again until it can");
+        }
+        tokio::time::sleep(AGAIN).await;
+        None
+    }
+}
+
+async fn empty(group: &ProcessGroup) -> processkit::Result<()> {
+    group.kill()?;
+    group.wait_empty().await
 }
 
 /// Where the program of a process lies, as far as the kernel tells.
@@ -309,6 +344,17 @@ mod tests {
                 return id;
             }
         }
+    }
+
+    // a supervisor ran out of descriptors: the watch on a server that served failed, that was told as the server's
+    // exit, and the server was ended and started again
+    #[tokio::test]
+    async fn what_cannot_be_watched_is_not_taken_for_ended() {
+        let mut insist = Insist::on(InstanceId(7));
+        let refused = || Err::<Exit, _>(io::Error::from_raw_os_error(nix::libc::EMFILE).into());
+        assert_eq!(insist.answer(refused()).await, None);
+        assert_eq!(insist.answer(refused()).await, None);
+        assert_eq!(insist.answer(Ok(Exit::UNKNOWN)).await, Some(Exit::UNKNOWN));
     }
 
     #[tokio::test]

@@ -81,10 +81,19 @@ impl World {
         let command = birth.command().map_err(said("descriptors"))?;
         let group = new_group(id)?;
         match group.start(&command).await {
-            Ok(process) => {
-                let started = Instance::started(id, channel, process, group, Arc::clone(build), &self.tell);
-                started.map_err(said("process"))
-            }
+            Ok(process) => match process.pidfd().try_clone_to_owned() {
+                Ok(pidfd) => {
+                    let build = Arc::clone(build);
+                    Ok(Instance::started(id, channel, process, pidfd, group, build, &self.tell))
+                }
+                Err(error) => {
+                    // it would serve, and nobody would know of it
+                    if let Err(error) = group.remove().await {
+                        tracing::error!(instance = %id, %error, "a process that cannot be watched is not ended");
+                    }
+                    Err(said("process")(error))
+                }
+            },
             Err(error) => {
                 if let Err(error) = group.remove().await {
                     tracing::warn!(%error, "container of a failed start");

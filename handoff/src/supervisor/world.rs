@@ -249,10 +249,13 @@ impl World {
                 let successor = self.successor.as_ref().ok_or_else(|| missing("successor"))?;
                 let pidfd = successor.pidfd.as_ref().ok_or_else(|| missing("pidfd"))?;
                 let mut fds = vec![Arc::clone(pidfd)];
-                if let Some(group) = successor.group()
-                    && let (Ok(kill), Ok(events)) = (group.kill_fd(), group.events_fd())
-                {
-                    fds.extend([Arc::new(kill), Arc::new(events)]);
+                if let Some(group) = successor.group() {
+                    match (group.kill_fd(), group.events_fd()) {
+                        (Ok(kill), Ok(events)) => fds.extend([Arc::new(kill), Arc::new(events)]),
+                        // there is no cgroup: the process is all that the incumbent can end
+                        (Err(processkit::Error::Unsupported { .. }), _) => {}
+                        (Err(error), _) | (_, Err(error)) => return Err(std::io::Error::other(error)),
+                    }
                 }
                 fds.push(Arc::new(transfer));
                 Ok(fds)
