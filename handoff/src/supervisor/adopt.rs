@@ -1,6 +1,6 @@
 //! Finding the instances that an earlier supervisor left running, and talking to them again.
 
-use super::instance::News;
+use super::instance::{Instance, News};
 use super::launch::{control_name, group_name};
 use super::world::World;
 use crate::ids::{Epoch, HandoffId, InstanceId, ListenerName};
@@ -22,8 +22,10 @@ use tokio::time::timeout;
 
 /// Time for each of the two answers: both come within a second from an instance that runs.
 const PATIENCE: Duration = Duration::from_millis(800);
-/// How often a broken channel is tried to be replaced.
+/// How often a broken channel is tried to be replaced without a pause to speak of.
 const TRIES: u32 = 20;
+/// The pause after that.
+const LATER: Duration = Duration::from_secs(5);
 
 /// An instance behind a control socket.
 #[derive(Debug)]
@@ -206,20 +208,30 @@ impl World {
         let Some(id) = self.slot(peer).map(|slot| slot.id) else { return };
         let (path, tell) = (self.site.ctl.join(&control_name(id)), self.tell.clone());
         tokio::spawn(async move {
-            for _ in 0..TRIES {
+            // for as long as it takes: a server that was stopped for minutes and goes on is to be upgraded later
+            for tried in 0_u32.. {
                 match visit(id, &path, PATIENCE).await {
                     Ok(speaker) => {
                         let _ = tell.send(News::Connected(id, Box::new(speaker.channel)));
                         return;
                     }
+                    // it is gone, and its socket was removed
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return,
                     Err(error) => tracing::debug!(instance = %id, %error, "reconnect"),
                 }
-                tokio::time::sleep(PATIENCE / 8).await;
+                if tell.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(if tried < TRIES { PATIENCE / 8 } else { LATER }).await;
             }
         });
     }
 
     pub(super) fn connected(&mut self, id: InstanceId, channel: Channel) {
+        let connected = |slot: &mut Instance| slot.channel.is_some();
+        if self.peer_of(id).and_then(|peer| self.slot(peer)).is_none_or(connected) {
+            return;
+        }
         // a generation belongs to a connection: the one that broke is over for the instance
         self.site.generation += 1;
         let generation = self.site.generation;
