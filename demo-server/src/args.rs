@@ -1,5 +1,6 @@
 //! The command line.
 
+use handoff::os::listeners::{Address, InvalidAddress};
 use std::path::{Path, PathBuf};
 
 /// A durable key-value server that speaks the protocol of Redis and can be replaced while it runs.
@@ -13,7 +14,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "always")]
     pub(crate) fsync: Fsync,
     /// Where to listen when no listener named "resp" is inherited.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6379")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6379", value_parser = stream_address)]
     pub(crate) bind: String,
     /// What an upgrade does with the clients' connections.
     #[arg(long, value_enum, default_value = "keep")]
@@ -24,6 +25,14 @@ pub(crate) struct Args {
     /// Most bytes of keys and values, 0 = no limit; writes that need more are refused.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub(crate) max_memory: usize,
+}
+
+/// An address that clients can connect to.
+fn stream_address(text: &str) -> Result<String, String> {
+    match text.parse().map_err(|e: InvalidAddress| e.to_string())? {
+        Address::Tcp(_) | Address::Unix(_) => Ok(text.to_owned()),
+        other => Err(format!("{other}: clients connect by TCP or unix:/path, not by datagrams")),
+    }
 }
 
 /// When a write counts.

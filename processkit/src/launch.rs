@@ -27,8 +27,21 @@ pub(crate) struct Birthplace<'a> {
 
 /// Start a child. On an error nothing of it is left.
 pub(crate) fn launch(command: &Command, birthplace: Birthplace<'_>) -> Result<Child> {
-    let named = |source| Error::Spawn { program: command.program.to_string_lossy().into_owned(), source };
-    launch_unnamed(command, birthplace).map_err(named)
+    launch_unnamed(command, birthplace).map_err(|source| {
+        // the file is open already: what the kernel did not find is what is to run it
+        let other = source.raw_os_error() == Some(nix::libc::ENOENT)
+            && command.file.is_some()
+            && command.directory.is_none();
+        let source = if other {
+            io::Error::new(
+                source.kind(),
+                format!("{source}: its interpreter (first line) or loader is not there"),
+            )
+        } else {
+            source
+        };
+        Error::Spawn { program: command.program.to_string_lossy().into_owned(), source }
+    })
 }
 
 fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<Child> {

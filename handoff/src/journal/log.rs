@@ -14,7 +14,7 @@ const COMPACT_ABOVE: u64 = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Another kind of file.
-    #[error("not a journal: it does not begin like one")]
+    #[error("not a journal: it does not begin like one; move it away, or use another run dir")]
     Foreign,
     /// Written by a later version.
     #[error(

@@ -85,7 +85,7 @@ pub enum ListenError {
         address: Address,
     },
     /// The kernel refused.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", next_step(source))]
     Bind {
         /// The address.
         address: Address,
@@ -112,6 +112,18 @@ pub enum ListenError {
         /// What is wrong.
         why: String,
     },
+}
+
+fn next_step(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => ": create the directory first",
+        io::ErrorKind::PermissionDenied => {
+            ": a port below 1024 or a directory of somebody else needs privileges"
+        }
+        io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
+        io::ErrorKind::InvalidFilename => ": choose a shorter path",
+        _ => "",
+    }
 }
 
 /// Binds a listener: non-blocking, close-on-exec, `SO_REUSEADDR`, a long backlog. A Unix socket is 0600.

@@ -6,6 +6,7 @@ use super::parked::Parked;
 use super::{HookError, HookResult};
 use crate::ids::{Digest, Epoch, InstanceId, ListenerName};
 use crate::os::fds::watch;
+use crate::os::listeners::{Kind, validate};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -96,6 +97,12 @@ impl Tenure {
     /// When there is no listener of this name, or it is none that accepts.
     pub fn listener(&self, name: &str) -> HookResult<Listener> {
         let fd = self.find(name)?;
+        if matches!(validate(fd.as_fd())?, Kind::Udp | Kind::UnixDatagram) {
+            let why = format!(
+                "the listener {name:?} takes datagrams, nobody can connect to it: give a stream address"
+            );
+            return Err(HookError::new(why));
+        }
         // a descriptor of its own: an earlier tenure's registration of the same one may not be gone yet
         let own = fd.try_clone()?;
         let source = if crate::os::listeners::is_unix(own.as_fd())? {

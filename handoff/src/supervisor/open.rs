@@ -21,7 +21,7 @@ use crate::machine::recovery::{Found, FoundHandoff, Recovery, name_of, recover};
 use crate::os::claims::Claims;
 use crate::os::files::{Dir, FileError};
 use crate::os::journal_file::JournalFile;
-use crate::os::listeners::{self, Address, validate};
+use crate::os::listeners::{self, Address, Kind, validate};
 use crate::os::lock::{LineageLock, Lock, LockError};
 use crate::os::timers::Timers;
 use crate::wire::Standing;
@@ -188,7 +188,9 @@ impl Setup {
                 JournalFile::open(&Dir::open(parent)?, name)?
             }
         };
-        let journal = Journal::open(storage).map_err(|e| Error::Invalid(e.to_string()))?;
+        let path = self.journal.clone().unwrap_or_else(|| run.join(JOURNAL));
+        let journal =
+            Journal::open(storage).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
         if let Some(torn) = journal.torn() {
             tracing::info!(?torn, "the journal's torn tail was cut");
         }
@@ -243,8 +245,25 @@ impl Setup {
             let fd = listeners::bind(address).map_err(|e| Error::Invalid(e.to_string()))?;
             shared.push(Shared { name: name.clone(), fd: Arc::new(fd), address: Some(address.clone()) });
         }
+        if self.data_dir.is_none() {
+            no_datagrams(&shared)?;
+        }
         Ok(shared)
     }
+}
+
+/// Without data two servers serve at once in a handoff, and what a session of the old one is sent could reach the new.
+fn no_datagrams(shared: &[Shared]) -> Result<()> {
+    let datagrams = |of: &&Shared| {
+        validate(of.fd.as_fd()).is_ok_and(|kind| matches!(kind, Kind::Udp | Kind::UnixDatagram))
+    };
+    shared.iter().find(datagrams).map_or(Ok(()), |of| {
+        Err(Error::Invalid(format!(
+            "the listener {} takes datagrams, which a stateless service (overlap strategy) cannot hand over: \
+             give a data directory, or leave that listener out",
+            of.name
+        )))
+    })
 }
 
 fn locked(error: LockError) -> Error {
@@ -282,11 +301,17 @@ async fn begin(
 ) -> AbortHandle {
     let (tell, news) = mpsc::unbounded_channel();
     let mut slots: BTreeMap<InstanceId, Instance> = BTreeMap::new();
+    let mut died = Vec::new();
     for adoptee in adoptees {
-        let id = adoptee.speaker.id;
+        let (id, pid) = (adoptee.speaker.id, adoptee.speaker.pid);
         match instance_of(adoptee.speaker, &tell) {
             Ok(instance) => drop(slots.insert(id, instance)),
-            Err(error) => tracing::warn!(instance = %id, %error, "gone while it was adopted"),
+            Err(error) => {
+                tracing::warn!(instance = %id, pid, %error, "gone while it was adopted");
+                died.push(id);
+                // what it left behind is ended like the rest of it
+                slots.extend(adopt::group_of(id, None).map(|group| (id, Instance::contained(id, group))));
+            }
         }
     }
     // its container alone, when it does not speak: whatever is in there can be ended
@@ -348,6 +373,9 @@ async fn begin(
             Some(Peer::Supervisor) | None => {}
         }
     }
+    // nobody watches it: this is the only word of its end
+    let died = died.into_iter().filter_map(|id| name_of(&recovery, id));
+    world.inputs.extend(died.map(crate::machine::Input::Exited));
     tokio::spawn(run(machine, world)).abort_handle()
 }
 

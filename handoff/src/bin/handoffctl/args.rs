@@ -303,6 +303,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        other if other.starts_with(['.', ',']) => {
+            return Err("a time is a whole number and a unit: write 1500ms for one and a half seconds".into());
+        }
         "" => return Err(format!("the unit is missing: write {number}s or {number}ms")),
         other => return Err(format!("unknown unit {other:?}: use ms, s, m or h")),
     };

@@ -1,5 +1,8 @@
 //! The exit codes: an interface, like the JSON.
 
+use crate::args::Cli;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use handoff::machine::Outcome;
 use std::process::ExitCode;
 
@@ -31,6 +34,19 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
+    /// Says what is wrong with the arguments of `command`, in the form of every other wrong argument.
+    pub(crate) fn usage(command: &str, why: &str) -> Exit {
+        let mut cli = Cli::command();
+        cli.build();
+        let error = match cli.find_subcommand_mut(command) {
+            Some(command) => command.error(ErrorKind::ValueValidation, why),
+            None => cli.error(ErrorKind::ValueValidation, why),
+        };
+        // nobody reads stderr: the code still tells
+        let _ = error.print();
+        Exit::Usage
+    }
+
     /// The number that the shell sees.
     pub(crate) fn code(self) -> u8 {
         match self {

@@ -5,7 +5,7 @@ use crate::exit::Exit;
 use crate::{disk, output};
 use handoff::error::Error;
 use handoff::supervisor::{SpawnSpec, Supervisor};
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,8 +17,7 @@ const SHORT_GRACE: Duration = Duration::from_millis(200);
 
 pub(crate) fn main(args: Run) -> Exit {
     if let Err(why) = args.check() {
-        output::complain(&format!("{why}\nFor more information, try 'handoffctl run --help'."));
-        return Exit::Usage;
+        return Exit::usage("run", &why);
     }
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
     tracing_subscriber::fmt()
@@ -63,7 +62,7 @@ async fn supervise(args: Run) -> Exit {
         () = stop_asked(&mut term, &mut int) => return stop(&supervisor, &mut term, &mut int).await,
     };
     if let Err(e) = begun {
-        output::complain(&e.to_string());
+        output::complain(&format!("{e}{}", next_step(&e)));
         // what was started on the way is not left behind; the error above is the one that counts
         let _ = supervisor.shutdown(SHORT_GRACE).await;
         return of_error(&e);
@@ -148,6 +147,27 @@ fn spec(args: &Run) -> SpawnSpec {
         }
     }
     spec
+}
+
+/// The library names the thing and the kernel's word; what to do about it is for people.
+fn next_step(e: &Error) -> &'static str {
+    match e {
+        Error::Io { source, .. } => hint(source),
+        // what a program says before it ends is on this stderr too
+        Error::NotServing { why, .. } if why.contains("exited") => "; what it said itself stands above",
+        _ => "",
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; check the path, or create the directory (mkdir -p)",
+        io::ErrorKind::NotADirectory => "; give a directory",
+        io::ErrorKind::PermissionDenied => "; run as its owner, or change owner or mode",
+        io::ErrorKind::ReadOnlyFilesystem => "; remount it writable, or use another directory",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on that file system",
+        _ => "",
+    }
 }
 
 fn of_error(e: &Error) -> Exit {
