@@ -34,29 +34,46 @@ fn tried_under_load(code: i32, args: &[&str], program: impl FnOnce(&Rig) -> Path
 }
 
 macro_rules! bad_successors {
-    ($($name:ident: $mode:literal ends with $code:literal $(, $arg:literal)*;)*) => { $(
+    ($($name:ident: $mode:literal ends with $code:literal because $why:literal $(, $arg:literal)*;)*) => { $(
         #[test]
         fn $name() {
-            let (rig, _) = tried_under_load($code, &[$($arg),*], |rig| rig.programs().bad($mode));
+            let (rig, done) = tried_under_load($code, &[$($arg),*], |rig| rig.programs().bad($mode));
             assert!(rig.reached($mode), "the successor never came to its fault: this test proves nothing");
+            let reason = done.json()["reason"].to_string();
+            assert!(reason.contains($why), "not what is wrong with it: {reason}");
         }
     )* };
 }
 
 bad_successors! {
-    exits_at_once: "exits-at-once" ends with 14;
-    hangs_before_hello: "hangs-before-hello" ends with 14, "--deadline", "2s";
-    garbage_instead_of_hello: "garbage-instead-of-hello" ends with 14, "--deadline", "5s";
-    hangs_in_warm: "hangs-in-warm" ends with 14, "--deadline", "2s";
-    crashes_in_warm: "crashes-in-warm" ends with 14;
-    fails_in_warm: "fails-in-warm" ends with 14;
-    garbage_in_warm: "garbage-in-warm" ends with 14, "--deadline", "5s";
-    crashes_in_open: "crashes-in-open" ends with 10;
-    hangs_in_open: "hangs-in-open" ends with 10, "--freeze-budget", "500ms";
-    reports_another_digest: "other-digest" ends with 10;
-    looks_at_another_data_dir: "other-data-dir" ends with 14;
-    has_other_listeners: "other-listeners" ends with 14;
-    reads_another_state_format: "other-state-format" ends with 14;
+    exits_at_once: "exits-at-once" ends with 14 because "before Hello";
+    hangs_before_hello: "hangs-before-hello" ends with 14 because "deadline", "--deadline", "2s";
+    garbage_instead_of_hello: "garbage-instead-of-hello" ends with 14 because "garbage", "--deadline", "5s";
+    hangs_in_warm: "hangs-in-warm" ends with 14 because "deadline", "--deadline", "2s";
+    crashes_in_warm: "crashes-in-warm" ends with 14 because "warming";
+    fails_in_warm: "fails-in-warm" ends with 14 because "this build cannot load anything";
+    garbage_in_warm: "garbage-in-warm" ends with 14 because "warming", "--deadline", "5s";
+    crashes_in_open: "crashes-in-open" ends with 10 because "awaited Ready";
+    hangs_in_open: "hangs-in-open" ends with 10 because "freeze budget", "--freeze-budget", "500ms";
+    reports_another_digest: "other-digest" ends with 10 because "digest differs";
+    looks_at_another_data_dir: "other-data-dir" ends with 14 because "other-data";
+    has_other_listeners: "other-listeners" ends with 14 because "listener";
+    reads_another_state_format: "other-state-format" ends with 14 because "state format";
+}
+
+/// It has loaded the right data: only its own word is against it. Nobody writes here, so that it can know the digest.
+#[test]
+fn says_that_it_is_not_healthy() {
+    let rig = rig();
+    let load = Load::start(rig.addr, Plan { idle: 2, half: 2, ..Plan::default() });
+    let (server, bad) = (rig.server_pid(), rig.programs().bad("unhealthy"));
+    let done = rig.upgrade_to(&bad);
+    let reason = done.expect_code(10).json()["reason"].to_string();
+    assert!(reason.contains("not healthy"), "{reason}");
+    assert!(rig.reached("unhealthy"));
+    assert_eq!(rig.server_pid(), server, "the old server serves on");
+    rig.upgrade_commits();
+    load.finish().assert_clean();
 }
 
 /// A script that knows nothing of us; `body` follows after it has left its mark.
@@ -129,12 +146,25 @@ fn a_binary_that_others_may_write() {
 
 #[test]
 fn a_binary_that_is_no_program() {
-    let _ = tried_under_load(14, &[], |rig| {
+    let (_, done) = tried_under_load(14, &[], |rig| {
         let path = rig.dir().join("noise");
         std::fs::write(&path, [0x7f, b'E', b'L', b'F', 9, 9, 9]).expect("a file of ours");
         mode(&path, 0o755);
         path
     });
+    assert!(done.json()["reason"].as_str().is_some_and(|r| r.contains("noise")), "{done:?}");
+}
+
+/// The file is there, what its first line names is not: "no such file" alone would send people astray.
+#[test]
+fn a_script_whose_interpreter_is_not_there() {
+    let (_, done) = tried_under_load(14, &[], |rig| {
+        let path = rig.dir().join("script");
+        std::fs::write(&path, "#!/nonexistent/interpreter\n").expect("a file of ours");
+        mode(&path, 0o755);
+        path
+    });
+    assert!(done.json()["reason"].as_str().is_some_and(|r| r.contains("interpreter")), "{done:?}");
 }
 
 /// Aborting by the operator, and the answers of everybody who asks meanwhile.

@@ -42,7 +42,8 @@ fn a_wrong_command_line_is_2_and_touches_nothing() {
     };
     run(&["--listen", "resp"]).expect_code(2);
     run(&["--listen", "resp=localhost"]).expect_code(2);
-    run(&["--listen", "a=127.0.0.1:1", "--listen", "a=127.0.0.1:2"]).expect_code(2);
+    let twice = run(&["--listen", "a=127.0.0.1:1", "--listen", "a=127.0.0.1:2"]);
+    says(twice.expect_code(2), &["error: two listeners are named a", "\n\nUsage: handoffctl run"]);
     run(&["--env", "HANDOFF_ROLE=cold"]).expect_code(2);
     run(&["--env", "LISTEN_FDS=1"]).expect_code(2);
     run(&["--env", "=x"]).expect_code(2);
@@ -172,6 +173,71 @@ fn an_address_in_use_is_14() {
     says(&run_ends(&rig, 14), &["address in use", &rig.addr.to_string()]);
 }
 
+fn listening_also_on(address: &str) -> Rig {
+    Setup::new(Programs::of(Build::Plain)).run_args(&["--listen", &format!("other={address}")]).idle()
+}
+
+#[test]
+fn a_unix_address_in_use_is_14_and_the_file_stays() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("socket");
+    let rig = listening_also_on(&format!("unix:{}", path.display()));
+    let _holder = std::os::unix::net::UnixListener::bind(&path).expect("binds");
+    says(&run_ends(&rig, 14), &["address in use", &path.display().to_string()]);
+    connect(&path);
+    std::fs::remove_file(&path).expect("a file of ours");
+    std::fs::write(&path, "data").expect("a file of ours");
+    says(&run_ends(&rig, 14), &["no socket", &path.display().to_string()]);
+    assert_eq!(std::fs::read(&path).expect("still there"), b"data");
+}
+
+#[test]
+fn an_address_that_cannot_be_is_14() {
+    for (address, words) in [
+        ("unix:/nonexistent/socket", ["/nonexistent/socket", "create the directory"]),
+        ("192.0.2.1:9", ["192.0.2.1:9", "no such address"]),
+    ] {
+        says(&run_ends(&listening_also_on(address), 14), &words);
+    }
+}
+
+/// Two servers that share a socket would each get some of the datagrams of a session.
+#[test]
+fn datagrams_and_no_data_is_14() {
+    let programs = Programs::of(Build::Plain);
+    let rig = Setup::new(programs)
+        .program(&programs.overlap_server)
+        .stateless()
+        .run_args(&["--listen", "dns=udp:127.0.0.1:0"])
+        .idle();
+    says(&run_ends(&rig, 14), &["dns", "datagrams", "data directory"]);
+}
+
+/// Nobody could connect to it: better no start than a server that serves nobody.
+#[test]
+fn demo_server_wants_a_stream_listener() {
+    let (rig, programs) = (not_started(), Programs::of(Build::Plain));
+    let mut run = Command::new(&programs.handoffctl);
+    run.arg("run").arg("--run-dir").arg(&rig.run_dir).arg("--data-dir").arg(&rig.data_dir);
+    run.args(["--listen", "resp=udp:127.0.0.1:0", "--"]).arg(&programs.demo_server);
+    says(finish(&mut run).expect_code(14), &["resp", "datagrams"]);
+    let demo = |bind: &str| {
+        finish(Command::new(&programs.demo_server).args(["--data", "/nonexistent", "--bind", bind]))
+    };
+    says(demo("udp:127.0.0.1:1").expect_code(2), &["--bind", "datagrams"]);
+    says(demo("localhost").expect_code(2), &["--bind", "localhost", "127.0.0.1:6379"]);
+    says(demo("127.0.0.1:1").expect_code(1), &["/nonexistent", "mkdir"]);
+}
+
+#[test]
+fn a_foreign_journal_is_14_and_stays() {
+    let rig = not_started();
+    let journal = rig.run_dir.join("journal");
+    std::fs::write(&journal, "my notes").expect("a file of ours");
+    says(&run_ends(&rig, 14), &[&journal.display().to_string(), "not a journal", "another run dir"]);
+    assert_eq!(std::fs::read(&journal).expect("still there"), b"my notes");
+}
+
 #[test]
 fn a_program_that_is_not_there_or_no_server_is_14() {
     let missing = Setup::new(Programs::of(Build::Plain)).program("/nonexistent/server").idle();
@@ -185,7 +251,7 @@ fn a_data_dir_that_is_not_there_is_14() {
     let mut rig = not_started();
     rig.data_dir = rig.dir().join("nowhere");
     let path = rig.data_dir.display().to_string();
-    says(&run_ends(&rig, 14), &[&path]);
+    says(&run_ends(&rig, 14), &[&path, "mkdir -p"]);
 }
 
 #[test]

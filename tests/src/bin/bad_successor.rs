@@ -5,7 +5,7 @@
 
 use handoff::sdk::{
     Context, Digest, Disk, DrainReport, HookError, HookResult, Incumbent, Launch, Leaving, Opened, Parked,
-    SealGuard, Sealed, Service, Strategy, Successor, Tenure,
+    SealGuard, Sealed, Service, ShardDigest, Strategy, Successor, Tenure,
 };
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -89,7 +89,9 @@ fn main() -> ExitCode {
             }
         }
         Mode::OtherListeners => {
-            if let Some(code) = bad.again("LISTEN_FDNAMES", "elsewhere") {
+            // as many names as there are descriptors: fewer would be another fault
+            let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default().replace("resp", "elsewhere");
+            if let Some(code) = bad.again("LISTEN_FDNAMES", &names) {
                 return code;
             }
         }
@@ -224,9 +226,14 @@ impl<const FORMAT: u32> Successor for Broken<FORMAT> {
         match bad.mode {
             Mode::CrashesInOpen => std::process::abort(),
             Mode::HangsInOpen => std::future::pending().await,
-            mode => Ok(Opened {
+            // right in everything else: demo-server's digest of a store that nobody has written to
+            Mode::Unhealthy => Ok(Opened {
+                digest: Digest { format: FORMAT, generation: 1, shards: vec![ShardDigest::default(); 2] },
+                healthy: false,
+                ..Opened::default()
+            }),
+            _ => Ok(Opened {
                 digest: Digest { format: FORMAT, generation: 4711, shards: Vec::new() },
-                healthy: mode != Mode::Unhealthy,
                 ..Opened::default()
             }),
         }
