@@ -78,6 +78,8 @@ impl Successor for Warm {
         let dir = ctx.data_dir().ok_or_else(|| HookError::new("no data directory: give --data DIR"))?;
         let mut warm = Self { reader: Reader::start(dir)?, ctx };
         warm.catch_up().await?;
+        // now, where nobody waits for it; later records are synced by the writer before it seals
+        warm.reader.settle()?;
         Ok(warm)
     }
 

@@ -6,7 +6,7 @@
 
 use super::manifest::Manifest;
 use super::record::{self, Damage};
-use super::{Context as _, Error, Result, SEGMENT, segment, snapshot};
+use super::{Context as _, Error, Result, SEGMENT, segment, snapshot, sync_dir};
 use crate::operation::Operation;
 use crate::store::Store;
 use handoff::sdk::{Digest, ShardDigest};
@@ -109,6 +109,15 @@ impl Reader {
             shards[n].bytes = now.len();
         }
         Ok(super::digest(self.manifest.generation, &shards, self.manifest.snapshot.is_some()))
+    }
+
+    /// Makes what was read durable. A writer that was killed may have left records that only the kernel has: who reads
+    /// them here must find them again after a power loss.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let Some(last) = self.files.last() else { return Ok(()) };
+        // the others were synced when they were closed
+        File::open(&last.path).and_then(|file| file.sync_data()).context("sync", &last.path)?;
+        sync_dir(&self.dir)
     }
 
     /// How far it came, for people.
