@@ -200,8 +200,20 @@ pub(super) async fn receive(
 /// Acknowledged before it is passed on: from the acknowledgement on nobody else reads it.
 pub(super) async fn receive_each(
     stamp: Stamp,
-    mut channel: Receiver,
+    channel: Receiver,
     answers: Sender,
+    arrived: mpsc::UnboundedSender<Parked>,
+) {
+    receive_all(stamp, channel, &answers, arrived).await;
+    // whoever else has the channel: an incumbent that is not listened to any more has to know
+    answers.flush().await;
+    answers.close();
+}
+
+async fn receive_all(
+    stamp: Stamp,
+    mut channel: Receiver,
+    answers: &Sender,
     arrived: mpsc::UnboundedSender<Parked>,
 ) {
     let mut current: Option<Arrival> = None;
@@ -417,6 +429,17 @@ mod tests {
         let arrived = tokio::time::timeout(patience, receiving).await.expect("in time").expect("task");
         assert!(arrived.cut.is_some());
         drop(o);
+    }
+
+    // a connection that did not arrive whole ended the handover for the successor alone: the channel stayed open, and
+    // the incumbent waited for acknowledgements to the end of its grace
+    #[tokio::test]
+    async fn an_incumbent_hears_that_nobody_listens_any_more() {
+        let Ends { mut o, n } = ends();
+        let (_kept, (arrived, _)) = (n.0.clone(), mpsc::unbounded_channel());
+        o.0.send(&STAMP.on(Message::ParkedMore { index: 3, bytes: vec![1] }), Vec::new());
+        receive_each(STAMP, n.1, n.0, arrived).await;
+        assert_eq!(o.1.recv().await.expect_err("the end"), Closed::Eof);
     }
 
     #[tokio::test]
