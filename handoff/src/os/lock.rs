@@ -18,7 +18,7 @@ pub const LINEAGE_LOCK: &str = "lineage.lock";
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Somebody else has it.
-    #[error("{} is held by {}", .path.display(), holder_text(.holder))]
+    #[error("{} is held by {}; next: stop it, or use another directory", .path.display(), holder_text(.holder))]
     Held {
         /// The lock.
         path: PathBuf,

@@ -87,6 +87,11 @@ pub(super) fn prepare<S: Successor>(
         let why = "the exclusive strategy needs a data directory (Launch::data_dir)";
         return Err(Error::start(service.name, why));
     }
+    // two writers at once is what a data directory of the service must not see
+    if service.strategy == Strategy::Overlap && supervised.as_ref().is_some_and(|s| s.data_dir.is_some()) {
+        let why = "the overlap strategy is for stateless services; next: `handoffctl run` without --data-dir";
+        return Err(Error::start(service.name, why));
+    }
     let (role, instance) = match &supervised {
         Some(supervised) => (supervised.role, supervised.instance),
         None => (Role::Cold, InstanceId(uuid::Uuid::new_v4().as_u128())),
@@ -214,7 +219,11 @@ fn claiming(
     };
     let lineage = lineage.map_err(|e| start(&e))?;
     if !lineage.belongs_to(claims.dir()).map_err(|e| start(&e))? {
-        let why = format!("the supervisor's lineage.lock is not that of {}", claims.dir().path().display());
+        let why = format!(
+            "the supervisor's lineage.lock is not that of {}; next: compare this program's data directory with the \
+             supervisor's",
+            claims.dir().path().display()
+        );
         return Err(Error::Start(why));
     }
     let lock = Lock::open(claims.dir(), OWNER_LOCK).map_err(|e| start(&e))?;
