@@ -185,7 +185,7 @@ fn an_operator_aborts_and_a_second_upgrade_is_refused_meanwhile() {
         rig.ctl("abort", &[]).expect_code(0);
         (first.join().expect("no panic"), second)
     });
-    second.expect_code(13);
+    assert_eq!(second.expect_code(13).json()["handoff_id"], serde_json::Value::Null, "it was never begun");
     first.expect_code(14);
     assert_eq!(first.json()["outcome"], "preflight_failed");
     assert_eq!(rig.server_pid(), server);

@@ -5,7 +5,7 @@ use handoff_tests::bins::{Build, Programs};
 use handoff_tests::rig::{Finished, Rig, Setup, finish};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -88,6 +88,31 @@ fn without_a_supervisor_it_is_3_and_still_one_json_object() {
     // a socket file that nobody listens on any more
     drop(std::os::unix::net::UnixListener::bind(dir.path().join("control.sock")).expect("binds"));
     handoffctl(&["abort", "--run-dir", dir.path().to_str().expect("a path of ours")]).expect_code(3);
+}
+
+/// Somebody else listens there: nothing is believed, nothing is claimed to be known.
+#[test]
+fn garbage_from_the_operator_socket_is_no_answer() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let listener = std::os::unix::net::UnixListener::bind(dir.path().join("control.sock")).expect("binds");
+    let path = dir.path().to_str().expect("a path of ours");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for stream in listener.incoming().take(3) {
+                let mut stream = stream.expect("a client");
+                let mut request = String::new();
+                std::io::BufReader::new(&stream).read_line(&mut request).expect("a request");
+                stream.write_all(b"\x1b[2J{\"reply\":\n").expect("is taken");
+            }
+        });
+        let upgrade = handoffctl(&["upgrade", "--run-dir", path, "--format", "json"]);
+        assert_eq!(upgrade.expect_code(12).json()["outcome"], "unknown", "{upgrade:?}");
+        says(&upgrade, &["cannot be read", "another version", "handoffctl status"]);
+        let status = handoffctl(&["status", "--run-dir", path, "--format", "json"]);
+        assert_eq!(status.expect_code(70).json()["state"], "unknown", "{status:?}");
+        says(handoffctl(&["abort", "--run-dir", path]).expect_code(70), &["cannot be read"]);
+        assert!(!upgrade.stderr.contains('\x1b'), "a terminal is not driven by a peer: {upgrade:?}");
+    });
 }
 
 #[test]
@@ -211,6 +236,14 @@ fn datagrams_and_no_data_is_14() {
         .run_args(&["--listen", "dns=udp:127.0.0.1:0"])
         .idle();
     says(&run_ends(&rig, 14), &["dns", "datagrams", "data directory"]);
+}
+
+/// With a data directory there is one writer at a time; this one wants two servers at once.
+#[test]
+fn data_and_the_overlap_strategy_is_14() {
+    let programs = Programs::of(Build::Plain);
+    let rig = Setup::new(programs).program(&programs.overlap_server).idle();
+    says(&run_ends(&rig, 14), &["overlap", "without --data-dir"]);
 }
 
 /// Nobody could connect to it: better no start than a server that serves nobody.
