@@ -231,6 +231,8 @@ fn connect(path: &Path, kind: SockType) -> io::Result<OwnedFd> {
     };
     let dir = std::fs::File::open(parent)?;
     let fd = socket::socket(AddressFamily::Unix, kind, FLAGS, None)?;
+    // before it is connected: what a server says at once must carry who says it
+    socket::setsockopt(&fd, sockopt::PassCred, &true)?;
     socket::connect(fd.as_raw_fd(), &through(parent, &dir, name.as_ref())?)?;
     Ok(fd)
 }

@@ -250,6 +250,22 @@ async fn a_large_queue_is_flushed_in_order() {
     reading.await.expect("all in order");
 }
 
+// a server says Hello in the moment a new supervisor connects, before that could ask the kernel for the sender: the
+// pid to watch and to end was then the one that the server named itself, which is another one in another pid namespace
+#[tokio::test]
+async fn the_kernel_names_whoever_speaks_first_on_a_new_connection() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+    let connected = crate::os::listeners::connect_unix(&path).expect("connected");
+    let server = Channel::from_fd(listener.accept().expect("accepted").0.into()).expect("channel");
+    server.send(&frame(Message::Commit), vec![]);
+    let mut channel = Channel::from_fd(connected).expect("channel");
+    channel.want_credentials().expect("asked");
+    channel.recv().await.expect("frame");
+    assert_eq!(channel.first_sender().expect("known").pid, std::process::id() as i32);
+}
+
 #[tokio::test]
 async fn the_kernel_names_the_sender() {
     let (mut a, b) = two();
