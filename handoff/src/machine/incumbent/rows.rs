@@ -108,6 +108,11 @@ impl Incumbent {
                 let trail = Trail { exited: true, ..Trail::default() };
                 self.resolve(open, Digest::default(), trail)
             }
+            // nor will Started come any more: to be kept in mind, for nothing tells it again
+            Event::TransferEnded if overlap => {
+                let trail = Trail { eof: true, ..Trail::default() };
+                self.resolve(open, Digest::default(), trail)
+            }
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
             event @ rest! {
                 Prepare SealRequest Retire Adopt Foreign FreezeOver StartOver GraceOver Started

@@ -183,3 +183,19 @@ fn the_lock_is_given_free_before_the_seal_is_told() {
     let effects = way().into_iter().take(4).fold(Vec::new(), |_, input| o.handle(input));
     assert_eq!(effects[0], Effect::Unlock);
 }
+
+/// The explorer's counterexample: N claimed and died, O lost the end of the transfer channel and waited for ever.
+#[test]
+fn an_overlapping_incumbent_remembers_the_end_of_the_transfer_channel() {
+    let mut o = Incumbent::active(O, BASE, Strategy::Overlap, times::LEASE);
+    o.handle(prepare(HANDOFF));
+    assert_eq!(o.handle(Input::Closed(Peer::Successor)).last(), Some(&Effect::Claim(BASE.next())));
+    o.handle(Input::Claimed(BASE.next(), Some(N)));
+    o.handle(Input::Exited(Peer::Successor));
+    let reclaim = o.handle(Input::Gone(Peer::Successor));
+    assert!(reclaim.contains(&Effect::Claim(BASE.next().next())), "{reclaim:?}");
+    assert!(o.serves());
+    let resumed = o.handle(Input::Claimed(BASE.next().next(), Some(O)));
+    assert_eq!(resumed[0], Effect::SyncClaim(BASE.next().next()));
+    assert_eq!((o.state_name(), o.epoch()), ("Active", BASE.next().next()));
+}
