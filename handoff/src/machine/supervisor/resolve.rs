@@ -3,7 +3,7 @@
 //! S reads the claim and asks O. It never claims, and it ends N only when O has arbitrated or is gone.
 
 use super::event::Event;
-use super::{Party, State, Supervisor, Try, Why};
+use super::{Party, Server, State, Supervisor, Try, Why};
 use crate::ids::InstanceId;
 use crate::journal::Record;
 use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Timer, times};
@@ -42,6 +42,8 @@ enum Ask {
     LastLook,
     /// O does not answer and was never asked to seal: N is being ended, O is left alone.
     EndingUnheard,
+    /// So it was, and N is gone: without a seal either of them may have claimed meanwhile.
+    LookUnheard,
 }
 
 impl Resolving {
@@ -55,6 +57,7 @@ impl Resolving {
             Ask::EndingOther => "Resolving (ending N)",
             Ask::LastLook => "Resolving (last look)",
             Ask::EndingUnheard => "Resolving (O unresponsive, ending N)",
+            Ask::LookUnheard => "Resolving (O unresponsive, last look)",
         }
     }
 }
@@ -71,6 +74,8 @@ impl Supervisor {
     ) -> Effects {
         let handoff = t.upgrade.handoff;
         let next = t.next();
+        // who was never sealed may serve although it is silent
+        let sealed = sealed && !t.overlap();
         let mut effects = vec![
             Effect::Disarm(Timer::Deadline),
             Effect::Disarm(Timer::Drain),
@@ -104,7 +109,8 @@ impl Supervisor {
                 | Ask::Reclaim
                 | Ask::EndingOther
                 | Ask::LastLook
-                | Ask::EndingUnheard => Vec::new(),
+                | Ask::EndingUnheard
+                | Ask::LookUnheard => Vec::new(),
             },
             Event::SuccessorAdopted { standing: crate::wire::Standing::Active } if r.ask == Ask::Active => {
                 let epoch = r.t.next();
@@ -131,9 +137,12 @@ impl Supervisor {
                     self.state = State::Resolving { r };
                     vec![Effect::Kill(Peer::Incumbent)]
                 }
-                Ask::Active | Ask::EndingOwner | Ask::EndingOther | Ask::LastLook | Ask::EndingUnheard => {
-                    Vec::new()
-                }
+                Ask::Active
+                | Ask::EndingOwner
+                | Ask::EndingOther
+                | Ask::LastLook
+                | Ask::EndingUnheard
+                | Ask::LookUnheard => Vec::new(),
             },
             Event::IncumbentExited => {
                 r.incumbent = Party::Ending;
@@ -155,7 +164,8 @@ impl Supervisor {
                 | Ask::Reclaim
                 | Ask::EndingOther
                 | Ask::LastLook
-                | Ask::EndingUnheard => {
+                | Ask::EndingUnheard
+                | Ask::LookUnheard => {
                     if r.successor == Party::Alive {
                         r.successor = Party::Ending;
                     }
@@ -241,6 +251,13 @@ impl Supervisor {
                 vec![Effect::Kill(Peer::Successor)]
             }
             Ask::LastLook => self.cold_start(r),
+            // silent because it is dying: its end decides
+            Ask::LookUnheard if r.incumbent != Party::Alive => {
+                self.state = State::Resolving { r };
+                Vec::new()
+            }
+            Ask::LookUnheard if by_successor => self.end_owner(r),
+            Ask::LookUnheard => self.unheard(r, owner.is_some()),
             Ask::Incumbent
             | Ask::Active
             | Ask::EndingOwner
@@ -294,6 +311,12 @@ impl Supervisor {
                 self.state = State::Resolving { r };
                 Vec::new()
             }
+            Ask::LookUnheard => {
+                let next = r.t.next();
+                r.ask = Ask::LastLook;
+                self.state = State::Resolving { r };
+                vec![Effect::ReadClaim(next)]
+            }
             Ask::Active | Ask::EndingOwner | Ask::EndingOther | Ask::LastLook => {
                 self.state = State::Resolving { r };
                 Vec::new()
@@ -329,21 +352,29 @@ impl Supervisor {
                 Vec::new()
             }
             Ask::EndingUnheard => {
-                let (handoff, epoch) = (r.t.upgrade.handoff, r.t.server.epoch);
-                let outcome = Outcome::Aborted;
-                let reason = Some(format!("{}; aborted, incumbent unresponsive", r.reason));
-                self.state = State::Idle { server: r.t.server };
-                vec![
-                    Effect::Forget(Peer::Successor),
-                    Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
-                    Effect::Report(Ended { handoff, outcome, reason, epoch }),
-                ]
+                let next = r.t.next();
+                r.ask = Ask::LookUnheard;
+                self.state = State::Resolving { r };
+                vec![Effect::ReadClaim(next)]
             }
-            Ask::Claim | Ask::Incumbent | Ask::Active | Ask::Reclaim | Ask::LastLook => {
+            Ask::Claim | Ask::Incumbent | Ask::Active | Ask::Reclaim | Ask::LastLook | Ask::LookUnheard => {
                 self.state = State::Resolving { r };
                 Vec::new()
             }
         }
+    }
+
+    /// O is left alone, under the epoch that the claims give it.
+    fn unheard(&mut self, r: Resolving, claimed: bool) -> Effects {
+        let epoch = if claimed { r.t.next() } else { r.t.server.epoch };
+        let (handoff, outcome) = (r.t.upgrade.handoff, Outcome::Aborted);
+        let reason = Some(format!("{}; aborted, incumbent unresponsive", r.reason));
+        self.state = State::Idle { server: Server { epoch, ..r.t.server } };
+        vec![
+            Effect::Forget(Peer::Successor),
+            Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
+            Effect::Report(Ended { handoff, outcome, reason, epoch }),
+        ]
     }
 
     /// Nothing came for T_kill.
@@ -375,7 +406,8 @@ impl Supervisor {
             | Ask::EndingOwner
             | Ask::EndingOther
             | Ask::LastLook
-            | Ask::EndingUnheard => {
+            | Ask::EndingUnheard
+            | Ask::LookUnheard => {
                 self.state = State::Resolving { r };
                 Vec::new()
             }

@@ -11,7 +11,7 @@ const HANDOFF: HandoffId = HandoffId(7);
 const BASE: Epoch = Epoch(1);
 const NEXT: Epoch = Epoch(2);
 
-fn hello(instance: InstanceId, role: Role) -> Input {
+fn hello(instance: InstanceId, role: Role, strategy: Strategy) -> Input {
     let formats = Formats { reads: vec![1], writes: 1 };
     let hello = Hello {
         role,
@@ -21,7 +21,7 @@ fn hello(instance: InstanceId, role: Role) -> Input {
         service: String::new(),
         wire_min: 1,
         wire_max: 1,
-        strategy: Strategy::Exclusive,
+        strategy,
         state: formats.clone(),
         connections: formats,
         owner_lock: None,
@@ -53,6 +53,10 @@ fn ready() -> Message {
 
 /// A supervisor whose handoff has come this far.
 fn at(state: &str) -> Supervisor {
+    on(Strategy::Exclusive, state)
+}
+
+fn on(strategy: Strategy, state: &str) -> Supervisor {
     let upgrade = Upgrade {
         handoff: HANDOFF,
         successor: N,
@@ -62,10 +66,10 @@ fn at(state: &str) -> Supervisor {
     };
     let way = [
         Input::Command(Command::Start),
-        hello(InstanceId(0).nth(1), Role::Cold),
+        hello(InstanceId(0).nth(1), Role::Cold, strategy),
         said(Peer::Incumbent, Message::Active { epoch: BASE }),
         Input::Command(Command::Upgrade(upgrade)),
-        hello(N, Role::Successor),
+        hello(N, Role::Successor, strategy),
         said(Peer::Successor, Message::Warmed { loaded: String::new(), revision: 1 }),
         said(Peer::Incumbent, Message::Drained { open: 1 }),
         said(Peer::Incumbent, sealed()),
@@ -183,4 +187,36 @@ fn the_successor_is_not_ended_before_the_incumbent_has_answered() {
     let kills = |effects: &Effects| effects.contains(&Effect::Kill(Peer::Successor));
     assert!(!kills(&resolve) && !kills(&ask) && asks(&ask));
     assert!(kills(&s.handle(said(Peer::Incumbent, Message::Resumed { epoch: NEXT }))));
+}
+
+/// The explorer's counterexample: without a seal N, or O itself, may claim while the silent O is given up.
+#[test]
+fn who_was_silent_and_never_sealed_is_judged_by_a_last_look_at_the_claim() {
+    for (owner, state, serving) in [
+        (None, "Idle", BASE),
+        (Some(InstanceId(0).nth(1)), "Idle", NEXT),
+        (Some(N), "Resolving (asking O to reclaim)", BASE),
+    ] {
+        let mut s = on(Strategy::Overlap, "Readying");
+        give(
+            &mut s,
+            vec![
+                Input::Command(Command::Abort),
+                Input::Claimed(NEXT, None),
+                Input::Expired(Timer::Silent),
+                Input::Gone(Peer::Successor),
+            ],
+        );
+        s.handle(Input::Claimed(NEXT, owner));
+        assert_eq!((s.state_name(), s.serving()), (state, Some((InstanceId(0).nth(1), serving))));
+    }
+}
+
+/// Nothing was sealed, whatever was sent to N: O may serve although it is silent.
+#[test]
+fn an_overlapping_incumbent_is_not_ended_because_it_is_silent() {
+    let mut s = on(Strategy::Overlap, "Readying");
+    s.handle(said(Peer::Successor, ready()));
+    give(&mut s, vec![Input::Expired(Timer::Active), Input::Claimed(NEXT, None)]);
+    assert_eq!(s.handle(Input::Expired(Timer::Silent)), [Effect::Kill(Peer::Successor)]);
 }
