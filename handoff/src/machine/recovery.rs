@@ -86,6 +86,11 @@ pub fn recover(found: Found) -> Recovery {
     // the owner of the highest claim first: if a second one says it serves, it has not heard yet that it does not
     let owner = found.highest.map(|(_, owner)| owner);
     serving.sort_by_key(|i| (i.standing != Standing::Active, Some(i.hello.instance) != owner, i.epoch));
+    // a cold start was begun: who still believes to serve handed over to one that is gone, and has yet to hear of it
+    let owns = |i: &FoundInstance| Some(i.hello.instance) == owner;
+    if before.iter().any(is_cold) && !serving.iter().any(owns) {
+        retiring.extend(serving.drain(..).map(|i| i.hello.instance));
+    }
     let mut serving = serving.into_iter();
 
     let Some(first) = serving.next() else {
@@ -136,6 +141,11 @@ pub fn recover(found: Found) -> Recovery {
     Recovery { supervisor, effects, incumbent: Some(me), successor, retiring }
 }
 
+/// A server that was started from disk and does not serve yet.
+fn is_cold(instance: &FoundInstance) -> bool {
+    instance.handoff.is_nil() && instance.standing != Standing::Warming
+}
+
 /// O is gone. N may have claimed; a cold-started server may be on its way.
 fn without_incumbent(
     mut supervisor: Supervisor,
@@ -148,7 +158,7 @@ fn without_incumbent(
         supervisor.watch_retiring(*instance);
         effects.push(Effect::Arm(Timer::Retire(*instance), times::START + times::RETIRE_SLACK));
     }
-    if let Some(cold) = before.iter().find(|i| i.handoff.is_nil() && i.standing != Standing::Warming) {
+    if let Some(cold) = before.iter().find(|i| is_cold(i)) {
         let instance = cold.hello.instance;
         supervisor.found_starting(cold.hello.clone());
         effects.extend(open.map(|open| superseded(open, instance, cold.epoch)));
@@ -306,6 +316,30 @@ mod tests {
             });
             assert!(ended, "{standing:?}: {:?}", recovery.effects);
             assert_eq!(recovery.incumbent, Some(InstanceId(3)));
+        }
+    }
+
+    /// The explorer's counterexample: N committed and died, X was started, S died; O has not yet read Started.
+    #[test]
+    fn a_cold_start_under_way_is_not_ended_for_an_incumbent_that_has_yet_to_leave() {
+        let (incumbent, successor, cold) = (InstanceId(1), InstanceId(2), InstanceId(3));
+        let handoff = HandoffId(1);
+        for (standing, highest) in
+            [(Standing::Starting, (Epoch(2), successor)), (Standing::Claimed, (Epoch(3), cold))]
+        {
+            let o = found(incumbent, Standing::Draining, Epoch(1));
+            let recovery = recover(Found {
+                base: InstanceId::NIL,
+                generation: 2,
+                open: None,
+                highest: Some(highest),
+                instances: vec![
+                    FoundInstance { handoff, peer: successor, ..o },
+                    found(cold, standing, Epoch(3)),
+                ],
+            });
+            assert_eq!(recovery.incumbent, Some(cold), "{standing:?}");
+            assert_eq!(recovery.retiring, [incumbent]);
         }
     }
 }
