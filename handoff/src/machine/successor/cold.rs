@@ -1,15 +1,21 @@
-//! X: one step after the other; it holds owner.lock, and who else could serve is dead.
+//! X: one step after the other; who else could serve is dead, and by owner.lock (exclusive) it is sure of that.
 
 use super::event::Event;
 use super::{Cold, State, Successor};
 use crate::ids::{Epoch, HandoffId};
 use crate::machine::step::{Effect, Effects, Hook, Step, times};
+use crate::wire::Strategy;
 use std::time::Duration;
 
 impl Successor {
-    /// X goes straight on, supervised or not: it holds owner.lock, and who else could serve is dead.
+    /// X goes straight on, supervised or not: who else could serve is dead.
     pub(super) fn cold_on(&mut self, stage: Cold, event: Event) -> Effects {
         match (stage, event) {
+            // nothing but the claim keeps overlapping servers apart, and one that retires may be there for its whole grace
+            (Cold::New, Event::Start) if self.hello.strategy == Strategy::Overlap => {
+                self.state = State::Cold { stage: Cold::Warming { highest: self.hello.epoch } };
+                vec![self.hello(), Effect::Call(Hook::Warm)]
+            }
             (Cold::New, Event::Start) => {
                 self.state = State::Cold { stage: Cold::Locking };
                 vec![self.hello(), Effect::Lock(Some(times::LOCK))]

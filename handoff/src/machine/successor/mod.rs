@@ -10,6 +10,8 @@ macro_rules! rest {
 mod cold;
 mod event;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use super::step::{Effect, Effects, Ending, Peer, Timer, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId, ListenerName};
