@@ -349,13 +349,15 @@ impl InstanceWorld {
     }
 
     /// Under the overlap strategy the incumbent's connections come while this instance serves already: the channel
-    /// is read beside everything else, and its place is free for a successor of this one.
+    /// is read beside everything else.
     fn arrivals(&mut self) -> Option<mpsc::UnboundedReceiver<Parked>> {
         if self.hello.strategy != Strategy::Overlap || self.letter != "N" {
             return None;
         }
         let line = self.transfer.take()?;
         let (arrived, arrivals) = mpsc::unbounded_channel();
+        // until the incumbent is forgotten: Started is still to be said on it
+        self.transfer = Some(Line { sender: line.sender.clone(), receiver: None });
         tokio::spawn(transfer::receive_each(self.stamp, line.receiver?, line.sender, arrived));
         Some(arrivals)
     }

@@ -293,6 +293,11 @@ impl Successor {
         vec![Effect::Disarm(Timer::SelfCommit), Effect::Disarm(Timer::Lease), Effect::Claim(open.base.next())]
     }
 
+    /// To O: its copies are stale, it leaves.
+    fn started(open: &Open) -> Effect {
+        Effect::send(Peer::Incumbent, open.handoff, open.base, Message::Started)
+    }
+
     fn serve(&mut self, epoch: Epoch, handoff: HandoffId, base: Epoch) -> Effects {
         self.state = State::Serving { epoch };
         vec![

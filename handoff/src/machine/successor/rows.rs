@@ -2,7 +2,7 @@
 
 use super::event::Event;
 use super::{Open, State, Successor, Work};
-use crate::machine::step::{Effect, Effects, Hook, Input, Machine, Peer, Step, Timer, times};
+use crate::machine::step::{Effect, Effects, Hook, Input, Machine, Step, Timer, times};
 use crate::wire::{Message, Strategy};
 use std::time::Duration;
 
@@ -167,11 +167,14 @@ impl Machine for Successor {
                     if epoch == open.base.next() && owner == self.hello.instance =>
                 {
                     self.state = State::Starting { open, epoch };
-                    vec![
-                        Effect::SyncClaim(epoch),
-                        Effect::send(Peer::Incumbent, open.handoff, open.base, Message::Started),
-                        Effect::Call(Hook::Serve),
-                    ]
+                    let mut effects = vec![Effect::SyncClaim(epoch)];
+                    // a sealed incumbent's connections are stale from here on; one that serves too goes on until
+                    // this one does
+                    if self.hello.strategy == Strategy::Exclusive {
+                        effects.push(Self::started(&open));
+                    }
+                    effects.push(Effect::Call(Hook::Serve));
+                    effects
                 }
                 Event::Claimed(epoch, Some(owner)) => self.leave(format!("epoch {epoch} belongs to {owner}")),
                 Event::Claimed(epoch, None) => {
@@ -193,7 +196,14 @@ impl Machine for Successor {
                 } => self.violation(&event),
             },
             State::Starting { open, epoch } => match event {
-                Event::Served(Ok(())) => self.serve(epoch, open.handoff, open.base),
+                Event::Served(Ok(())) => {
+                    let mut effects = Vec::new();
+                    if self.hello.strategy == Strategy::Overlap {
+                        effects.push(Self::started(&open));
+                    }
+                    effects.extend(self.serve(epoch, open.handoff, open.base));
+                    effects
+                }
                 Event::Served(Err(why)) => self.give_up(format!("serve: {why}")),
                 Event::Failed(Step::SyncClaim, why) => {
                     self.give_up(format!("the claim is not durable: {why}"))
