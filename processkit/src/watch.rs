@@ -3,7 +3,7 @@
 use crate::containment::is_populated;
 use crate::sys;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 
@@ -32,9 +32,13 @@ pub(crate) async fn emptied(events: OwnedFd) -> io::Result<()> {
 /// # Errors
 /// What write(2) says, for a descriptor of something else.
 pub fn kill_by_fd(kill_fd: BorrowedFd<'_>) -> io::Result<()> {
-    match File::from(kill_fd.try_clone_to_owned()?).write_all(b"1") {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-        other => other,
+    // through the descriptor itself: whoever is out of descriptors must still be able to kill
+    loop {
+        match nix::unistd::write(kill_fd, b"1") {
+            Ok(_) | Err(nix::Error::ENODEV) => return Ok(()),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

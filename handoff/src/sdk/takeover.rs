@@ -97,10 +97,15 @@ impl Takeover {
         // asked for once: no copy, which there may be no descriptor for
         let events = self.events.take();
         let (process, fates, handoff) = (Arc::clone(&self.process), self.fates.clone(), self.stamp.handoff);
-        if let Err(error) = kill(&process) {
+        let mut killed = kill(&process);
+        if let Err(error) = &killed {
             tracing::error!(%error, "the successor's pidfd");
         }
         self.end = Some(tokio::spawn(async move {
+            while killed.is_err() {
+                tokio::time::sleep(AGAIN).await;
+                killed = kill(&process);
+            }
             until_exited(&process).await;
             if let Some(events) = events
                 && let Err(error) = processkit::wait_empty_by_fd(events).await
