@@ -76,7 +76,7 @@ pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) ->
             }
         }
         (Who::S, Act::Restart) => restart(&mut w),
-        (Who::S, Act::Recover) => recovered(&mut w, seen)?,
+        (Who::S, Act::Recover) => recovered(&mut w, rules, seen)?,
         (Who::S, Act::StrangersGone) => {
             if let Some(r) = w.running_mut() {
                 r.strangers.clear();

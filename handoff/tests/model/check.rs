@@ -29,6 +29,9 @@ pub(crate) struct Reached {
     pub(crate) adopted_active_successor: bool,
     pub(crate) self_commit: bool,
     pub(crate) resolves_while_hung_successor_locks: bool,
+    pub(crate) both_serve: bool,
+    pub(crate) incumbent_without_supervisor: bool,
+    pub(crate) successor_without_supervisor: bool,
 }
 
 pub(crate) fn describe(w: &World) -> String {
@@ -240,7 +243,28 @@ pub(crate) fn machines(w: &World, checked: &mut Checked) -> Result<(), Broken> {
     Ok(())
 }
 
+/// Who serves at the end.
+pub(crate) fn ends(w: &World, reached: &mut Reached) {
+    let served = |p: &crate::world::Proc| p.live.as_ref().is_some_and(|l| l.tenure.is_some() && !l.stopped);
+    if matches!(w.sup.mode, Mode::Dead) {
+        for p in w.procs.iter().filter(|p| served(p)) {
+            *(if successor(p.id) {
+                &mut reached.successor_without_supervisor
+            } else {
+                &mut reached.incumbent_without_supervisor
+            }) = true;
+        }
+    }
+}
+
+fn successor(id: InstanceId) -> bool {
+    id.0 >= 100 && id.0 < 1 << 20
+}
+
 pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reached: &mut Reached) {
+    let serving =
+        |w: &World| w.procs.iter().filter(|p| p.live.as_ref().is_some_and(|l| l.tenure.is_some())).count();
+    reached.both_serve |= serving(after) == 2;
     reached.committed |= seen.ended.iter().any(|e| e.outcome == Outcome::Committed);
     match mv.who {
         Who::P(n) => {
@@ -252,6 +276,12 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
                         reached.resumed_before_seal |= steps == 0;
                         reached.resumed_by_claim |= steps == 1;
                         reached.reclaimed |= steps == 2;
+                    }
+                    // O under the overlap strategy: nothing has to be resumed
+                    Effect::SyncClaim(epoch) if l.machine.standing() == Standing::Active => {
+                        let base = before.procs[n].live.as_ref().map_or(*epoch, |l| l.machine.epoch());
+                        reached.resumed_by_claim |= epoch.0 == base.0 + 1;
+                        reached.reclaimed |= epoch.0 == base.0 + 2;
                     }
                     Effect::Claim(_) => {
                         reached.self_commit |=
@@ -266,7 +296,6 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
             }
         }
         Who::S => {
-            let successor = |id: InstanceId| id.0 >= 100 && id.0 < 1 << 20;
             if seen.effects.iter().any(|e| matches!(e, Effect::Spawn(Peer::Incumbent, _))) {
                 let owner = before.disk.highest().map(|(_, owner)| owner);
                 reached.cold_start_new |= owner.is_some_and(successor);

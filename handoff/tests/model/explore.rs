@@ -5,6 +5,7 @@ use crate::check::{self, Checked, Reached};
 use crate::life::first;
 use crate::moves::{Act, Cut, Move, Moves, Who, moves};
 use crate::rules::Rules;
+use crate::tenure::somebody_serves;
 use crate::world::World;
 use handoff::machine::Effect;
 use std::collections::{HashSet, VecDeque};
@@ -113,10 +114,12 @@ fn judge(
     found: &mut Found,
 ) -> Result<(), Broken> {
     check::machines(w, checked)?;
+    somebody_serves(w, rules)?;
     if list.eager.is_empty() && list.timers.is_empty() {
         let restarts = list.lazy.iter().any(|mv| mv.act == Act::Restart);
         if !restarts {
             found.terminal += 1;
+            check::ends(w, &mut found.reached);
             if !rules.safety_only {
                 check::terminal(w)?;
                 check::next_upgrade(w, rules, checked)?;

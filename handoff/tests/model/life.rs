@@ -4,7 +4,7 @@ use crate::apply::{Broken, Seen, broken};
 use crate::hello;
 use crate::moves::Who;
 use crate::rules::Rules;
-use crate::world::{Finding, Inbox, Link, Mode, OpenRecord, Part, Proc, Running, Stream, Sup, World};
+use crate::world::{Inbox, Link, Mode, OpenRecord, Part, Proc, Running, Stream, Sup, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::recovery::{Found, recover};
 use handoff::machine::{Command, Input, Peer};
@@ -125,12 +125,12 @@ pub(crate) fn restart(w: &mut World) {
     w.sup = Part::new(Sup { generation, stopped: false, mode: Mode::Finding { inboxes, found: Vec::new() } });
 }
 
-pub(crate) fn recovered(w: &mut World, seen: &mut Seen) -> Result<(), Broken> {
+pub(crate) fn recovered(w: &mut World, rules: &Rules, seen: &mut Seen) -> Result<(), Broken> {
     let generation = w.sup.generation;
     let Mode::Finding { inboxes, found } = w.sup.mode.clone() else {
         return broken("model", "recovers while running");
     };
-    let instances: Vec<_> = found.iter().filter(|f| w.alive(f.id)).map(Finding::found).collect();
+    let instances: Vec<_> = found.iter().filter(|f| w.alive(f.id)).map(|f| f.found(rules.strategy)).collect();
     let base = crate::base(generation);
     let open = w.disk.open.map(OpenRecord::into);
     let recovery = recover(Found { base, generation, open, highest: w.disk.highest(), instances });
@@ -182,17 +182,23 @@ pub(crate) fn first(rules: &Rules) -> World {
         faults: rules.faults,
         upgrades: rules.upgrades,
         rounds: 0,
-        ghost: crate::world::Ghost { last: (Epoch::ZERO, InstanceId::NIL), hurt: 0, begun: 0, served: 0 },
+        ghost: crate::world::Ghost {
+            last: (Epoch::ZERO, InstanceId::NIL),
+            hurt: 0,
+            ended: 0,
+            begun: 0,
+            served: 0,
+        },
     }
 }
 
-pub(crate) fn spawn(w: &mut World, id: InstanceId, successor: bool) {
+pub(crate) fn spawn(w: &mut World, id: InstanceId, successor: bool, rules: &Rules) {
     let generation = w.sup.generation;
     let epoch = w.disk.highest().map_or(Epoch::ZERO, |(epoch, _)| epoch);
     let machine = if successor {
-        handoff::machine::Instance::successor(hello(id, Role::Successor, epoch))
+        handoff::machine::Instance::successor(hello(id, Role::Successor, epoch, rules.strategy))
     } else {
-        handoff::machine::Instance::cold(hello(id, Role::Cold, epoch))
+        handoff::machine::Instance::cold(hello(id, Role::Cold, epoch, rules.strategy))
     };
     w.procs.push(Part::new(Proc { id, live: Some(crate::world::Live::new(machine, generation)) }));
 }

@@ -6,10 +6,11 @@
 //!
 //! Faults: kill -9 and SIGSTOP (with CONT at any later time, or never) before and after every effect, failing hooks,
 //! proposals, claims, fsyncs and spawns, channels that break, timers that run out too early, power loss. S comes back,
-//! or never does. Not modelled: the overlap strategy, descriptors, two supervisors at once, real time.
+//! or never does. Both strategies; under overlap there is no lock and no data, and somebody serves in every state.
+//! Not modelled: descriptors, connections handed over one by one (overlap), two supervisors at once, real time.
 //!
 //! A run for longer: `HANDOFF_MODEL_FAULTS=2 cargo test --release -p handoff --no-default-features --test model
-//! supervisor -- --test-threads 1 --nocapture` (about 3 million states, some minutes, 4 GB);
+//! a_supervisor -- --test-threads 1 --nocapture` (about 4 million states, some minutes, 4 GB);
 //! `HANDOFF_MODEL_UPGRADES=2` lets faults strike the next upgrade too; `HANDOFF_MODEL_KILLS=3` with the filter `deaths`
 //! explores three kills.
 
@@ -20,6 +21,7 @@ mod life;
 mod moves;
 mod perform;
 mod rules;
+mod tenure;
 mod world;
 
 use check::Reached;
@@ -29,7 +31,7 @@ use handoff::wire::{FileId, Formats, Hello, Role, Strategy};
 use rules::{Fences, Kinds, Mutant, Rules};
 
 /// What an instance says of itself.
-fn hello(instance: InstanceId, role: Role, epoch: Epoch) -> Hello {
+fn hello(instance: InstanceId, role: Role, epoch: Epoch, strategy: Strategy) -> Hello {
     Hello {
         role,
         instance,
@@ -38,7 +40,7 @@ fn hello(instance: InstanceId, role: Role, epoch: Epoch) -> Hello {
         service: String::new(),
         wire_min: 1,
         wire_max: 1,
-        strategy: Strategy::Exclusive,
+        strategy,
         state: Formats { reads: vec![1], writes: 1 },
         connections: Formats { reads: vec![1], writes: 1 },
         owner_lock: Some(FileId { dev: 1, ino: 1 }),
@@ -67,7 +69,8 @@ fn run(mut rules: Rules) -> Found {
     let begun = std::time::Instant::now();
     let found = explore(&rules);
     eprintln!(
-        "{} faults, {} upgrades, S {}: {} states, {} ends, {:?}, in {:.1?}",
+        "{:?}, {} faults, {} upgrades, S {}: {} states, {} ends, {:?}, in {:.1?}",
+        rules.strategy,
         rules.faults,
         rules.upgrades,
         if rules.restartable { "restartable" } else { "never restarted" },
@@ -80,11 +83,15 @@ fn run(mut rules: Rules) -> Found {
 }
 
 fn holds(found: &Found) {
+    kept(found);
+    assert!(found.states > 50_000, "{} states: the model does not explore any more", found.states);
+}
+
+fn kept(found: &Found) {
     if let Some(v) = &found.violation {
         panic!("{}: {}\n{}", v.rule, v.how, v.trace.join("\n"));
     }
     assert!(!found.cut_short, "the limit was hit");
-    assert!(found.states > 50_000, "{} states: the model does not explore any more", found.states);
 }
 
 #[test]
@@ -101,6 +108,7 @@ fn a_supervisor_that_comes_back() {
         adopted_active_successor: true,
         self_commit: false,
         resolves_while_hung_successor_locks: true,
+        ..Reached::default()
     };
     assert_eq!(Reached { self_commit: false, ..found.reached }, all, "every interesting path is walked");
 }
@@ -119,9 +127,45 @@ fn two_deaths() {
     holds(&run(Rules::new(false, 2, Kinds::KILLS)));
 }
 
+/// The overlap strategy: two faults of any kind and, for one fault or two deaths, no moment without a server.
+fn both_serve(restartable: bool) {
+    let found = run(Rules::overlap(restartable, 2, Kinds::ALL));
+    holds(&found);
+    kept(&run(Rules::overlap(restartable, 1, Kinds::ALL)));
+    kept(&run(Rules::overlap(restartable, 2, Kinds::KILLS)));
+    let all = Reached {
+        committed: true,
+        resumed_by_claim: true,
+        reclaimed: true,
+        cold_start_old: true,
+        cold_start_new: true,
+        self_commit: true,
+        both_serve: true,
+        adopted_active_successor: restartable,
+        incumbent_without_supervisor: !restartable,
+        successor_without_supervisor: !restartable,
+        ..Reached::default()
+    };
+    assert_eq!(found.reached, all, "every interesting path is walked, and none of a seal");
+}
+
+#[test]
+fn overlap_and_a_supervisor_that_comes_back() {
+    both_serve(true);
+}
+
+#[test]
+fn overlap_and_a_supervisor_that_never_comes_back() {
+    both_serve(false);
+}
+
 /// Without this rule the explorer finds something, and says so by this name.
 fn caught(mutant: Mutant, restartable: bool, faults: u8, kinds: Kinds, rule: &str) {
-    let rules = Rules { mutant: Some(mutant), ..Rules::new(restartable, faults, kinds) };
+    missed(mutant, Rules::new(restartable, faults, kinds), rule);
+}
+
+fn missed(mutant: Mutant, rules: Rules, rule: &str) {
+    let rules = Rules { mutant: Some(mutant), ..rules };
     let found = explore(&rules);
     let violation = found.violation.unwrap_or_else(|| panic!("{mutant:?} survives {} states", found.states));
     eprintln!("{mutant:?}: {} after {} states", violation.rule, found.states);
@@ -140,6 +184,17 @@ fn a_rule_that_is_taken_away_is_missed() {
     caught(NoLease, true, 1, Kinds::STOPS, "L2");
     caught(LeaveAtClaim, false, 2, Kinds::KILLS, "L2");
     caught(NoStartTimer, false, 2, Kinds::STOPS, "L2");
+}
+
+#[test]
+fn a_rule_that_is_taken_away_from_the_overlap_is_missed() {
+    use Mutant::*;
+    missed(ClaimNotSynced, Rules::overlap(true, 1, Kinds::STOPS), "I4");
+    missed(ReclaimWithoutClaim, Rules::overlap(true, 1, Kinds::KILLS), "I4");
+    missed(LeaveAtClaim, Rules::overlap(true, 1, Kinds::KILLS), "gap");
+    missed(ChannelNotDrained, Rules::overlap(true, 1, Kinds::KILLS), "gap");
+    missed(RefusesForEver, Rules::overlap(true, 1, Kinds::KILLS), "L4");
+    missed(NoLease, Rules::overlap(true, 1, Kinds::STOPS), "L2");
 }
 
 #[test]

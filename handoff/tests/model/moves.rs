@@ -98,7 +98,7 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
     supervisor(w, rules, &mut out);
     for (n, proc) in w.procs.iter().enumerate() {
         if let Some(live) = &proc.live {
-            process(w, n, live, &mut out);
+            process(w, n, live, rules, &mut out);
         }
     }
     if w.faults > 0 && w.rounds > 0 && rules.kinds.power {
@@ -236,7 +236,7 @@ fn running(w: &World, r: &Running, out: &mut Moves) {
     }
 }
 
-fn process(w: &World, n: usize, l: &Live, out: &mut Moves) {
+fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
     let p = |act| m(Who::P(n), act);
     if l.doomed {
         out.eager.push(p(Act::Die));
@@ -261,6 +261,7 @@ fn process(w: &World, n: usize, l: &Live, out: &mut Moves) {
         return;
     }
     if let Some(epoch) = l.tenure
+        && !rules.overlaps()
         && w.disk.stamped != epoch
     {
         out.lazy.push(p(Act::Write));

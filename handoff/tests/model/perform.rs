@@ -3,6 +3,7 @@
 use crate::apply::{Broken, Seen, broken};
 use crate::life::{adopt, process_dies, spawn};
 use crate::rules::{Fences, Mutant, Rules};
+use crate::tenure;
 use crate::world::{ClaimFile, Inbox, Link, Live, Mode, OpenRecord, Stream, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::journal::Record;
@@ -81,6 +82,9 @@ fn push(inboxes: &mut [Inbox], id: InstanceId, frame: Stamped) {
 
 fn doom(w: &mut World, id: InstanceId) {
     if let Some(n) = w.index(id) {
+        if w.ghost.hurt & (1 << n) == 0 {
+            w.ghost.ended |= 1 << n;
+        }
         w.ghost.hurt |= 1 << n;
     }
     if let Some(live) = w.live_mut(id) {
@@ -141,7 +145,7 @@ pub(crate) fn supervisor(
         Effect::Arm(timer, _) => drop(w.running_mut().map(|r| r.timers.insert(timer))),
         Effect::Disarm(timer) => drop(w.running_mut().map(|r| r.timers.remove(&timer))),
         Effect::Spawn(peer, id) => {
-            spawn(w, id, peer == Peer::Successor);
+            spawn(w, id, peer == Peer::Successor, rules);
             if let Some(r) = w.running_mut() {
                 let slot = if peer == Peer::Successor { &mut r.successor } else { &mut r.incumbent };
                 if let Some(old) = slot.replace(id) {
@@ -293,7 +297,12 @@ pub(crate) fn process(
                 claim.durable = true;
             }
         }
-        Effect::Send(Peer::Supervisor, frame) => to_supervisor(w, id, frame),
+        Effect::Send(Peer::Supervisor, frame) => {
+            if let (true, Message::Resumed { epoch }) = (rules.overlaps(), &frame.message) {
+                tenure::goes_on(w, n, *epoch)?;
+            }
+            to_supervisor(w, id, frame);
+        }
         Effect::Send(Peer::Incumbent, frame) => {
             w.ghost.served |= 1 << n;
             let incumbent = w.live(id).map(|l| l.incumbent);
@@ -340,6 +349,10 @@ pub(crate) fn process(
         }
         Effect::Arm(timer, _) => drop(w.live_mut(id).map(|l| l.timers.insert(timer))),
         Effect::Disarm(timer) => drop(w.live_mut(id).map(|l| l.timers.remove(&timer))),
+        // a retiring server would hold it for its whole grace
+        Effect::Lock(_) | Effect::Unlock if rules.overlaps() => {
+            return broken("lock", format!("{id} of the overlap strategy orders {effect:?}"));
+        }
         Effect::Lock(patience) => {
             let Fences { no_lock, no_claim, .. } = rules.fences();
             if w.disk.lock == Some(id) || no_lock {
@@ -415,61 +428,13 @@ fn tidy(w: &mut World, n: usize) {
 }
 
 fn call(w: &mut World, n: usize, hook: Hook, rules: &Rules) -> Result<(), Broken> {
-    let id = w.procs[n].id;
     let Some(live) = w.procs[n].edit().live.as_mut() else { return Ok(()) };
     live.hooks.insert(hook);
     if matches!(hook, Hook::Serve | Hook::Resume) {
         let epoch = live.machine.tenure();
-        begin_tenure(w, n, id, epoch, hook, rules)?;
-    }
-    Ok(())
-}
-
-/// From here on it may acknowledge writes.
-fn begin_tenure(
-    w: &mut World,
-    n: usize,
-    id: InstanceId,
-    epoch: Epoch,
-    hook: Hook,
-    rules: &Rules,
-) -> Result<(), Broken> {
-    let fences = !matches!(rules.mutant, Some(Mutant::Fences(_)));
-    if fences {
-        match w.disk.claim(epoch) {
-            Some(claim) if claim.owner == id && claim.durable => {}
-            Some(claim) => return broken("I4", format!("{id} serves under epoch {epoch} with {claim:?}")),
-            None => return broken("I4", format!("{id} serves under epoch {epoch} without a claim")),
-        }
-        let (last, owner) = w.ghost.last;
-        if epoch < last || (epoch == last && owner != id) {
-            return broken("I4", format!("{id} serves under epoch {epoch} after {last} of {owner}"));
-        }
-        if w.disk.lock != Some(id) {
-            return broken("fence", format!("{id} serves and owner.lock is {:?}", w.disk.lock));
-        }
-    }
-    w.ghost.last = (epoch, id);
-    let revision = w.disk.revision;
-    let Some(live) = w.live(id) else { return Ok(()) };
-    if live.memory != Some(revision) {
-        return broken("I2", format!("{id} serves with revision {:?}, the disk has {revision}", live.memory));
-    }
-    if fences
-        && let (Hook::Resume, Some(peer)) = (hook, &live.peer)
-        && let Some(m) = w.index(peer.id)
-        && w.ghost.served & (1 << m) != 0
-    {
-        return broken("connections", "O resumes with connections that N may have read from".to_owned());
-    }
-    w.ghost.served |= 1 << n;
-    for other in &w.procs {
-        if other.id != id && other.live.as_ref().is_some_and(|l| l.tenure.is_some()) {
-            return broken("I1", format!("{id} and {} may both acknowledge writes", other.id));
-        }
-    }
-    if let Some(live) = w.live_mut(id) {
-        live.tenure = Some(epoch);
+        tenure::begin(w, n, epoch, hook, rules)?;
+    } else if hook == Hook::Retire {
+        tenure::end(w, n);
     }
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! What is explored, and what is broken on purpose.
 
+use handoff::wire::Strategy;
+
 /// How a run explores.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
+    pub(crate) strategy: Strategy,
     /// S comes back after it died, sooner or later.
     pub(crate) restartable: bool,
     /// Faults in all.
@@ -42,7 +45,24 @@ impl Kinds {
 
 impl Rules {
     pub(crate) fn new(restartable: bool, faults: u8, kinds: Kinds) -> Self {
-        Self { restartable, faults, upgrades: 1, kinds, mutant: None, safety_only: false, limit: usize::MAX }
+        Self {
+            strategy: Strategy::Exclusive,
+            restartable,
+            faults,
+            upgrades: 1,
+            kinds,
+            mutant: None,
+            safety_only: false,
+            limit: usize::MAX,
+        }
+    }
+
+    pub(crate) fn overlap(restartable: bool, faults: u8, kinds: Kinds) -> Self {
+        Self { strategy: Strategy::Overlap, ..Self::new(restartable, faults, kinds) }
+    }
+
+    pub(crate) fn overlaps(&self) -> bool {
+        self.strategy == Strategy::Overlap
     }
 
     pub(crate) fn fences(&self) -> Fences {

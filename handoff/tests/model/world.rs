@@ -30,8 +30,10 @@ pub(crate) struct World {
 pub(crate) struct Ghost {
     /// The highest tenure so far and whose it was.
     pub(crate) last: (Epoch, InstanceId),
-    /// Processes that a fault hit directly, one bit each.
+    /// Processes that a fault hit directly, or that were ended, one bit each.
     pub(crate) hurt: u32,
+    /// Processes that others ended: as healthy as they may have been.
+    pub(crate) ended: u32,
     /// Processes that were told Begin.
     pub(crate) begun: u32,
     /// Processes that began to serve.
@@ -204,9 +206,9 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn found(&self) -> FoundInstance {
+    pub(crate) fn found(&self, strategy: handoff::wire::Strategy) -> FoundInstance {
         FoundInstance {
-            hello: crate::hello(self.id, handoff::wire::Role::Incumbent, self.epoch),
+            hello: crate::hello(self.id, handoff::wire::Role::Incumbent, self.epoch, strategy),
             standing: self.standing,
             epoch: self.epoch,
             handoff: self.handoff,
