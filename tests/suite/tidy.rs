@@ -207,7 +207,9 @@ fn a_file_is_one_noun() {
 fn tests_wait_for_events() {
     // in pieces, so that this file is not its own finding
     let forbidden = [concat!("thread::", "sleep"), concat!("time::", "sleep("), concat!("#[", "ignore")];
-    for dir in ["handoff/tests", "processkit/tests", "demo-server/tests", "tests/src", "tests/suite", "crash-matrix"] {
+    for dir in
+        ["handoff/tests", "processkit/tests", "demo-server/tests", "tests/src", "tests/suite", "crash-matrix"]
+    {
         let dir = workspace().join(dir);
         if !dir.is_dir() {
             continue;
