@@ -190,7 +190,8 @@ fn a_full_data_dir_costs_no_server() {
     std::fs::remove_file(&filler).expect("a file of ours");
     rig.upgrade_commits();
     client.ask("SET kept still").expect("writes go on");
-    drop(rig);
+    assert_eq!(rig.stop(), Some(0), "{}", rig.log());
+    // before the directory below it goes, or that stays
     drop(mounted);
 }
 
