@@ -223,9 +223,12 @@ impl Writer {
     /// Begins a new segment; compacts the closed ones when it pays.
     fn rotate(&mut self, live: u64) {
         self.sync();
-        if let Err(error) = self.appender.rotate() {
-            tracing::warn!(error = with_sources(&error), "the current log segment grows on");
-            return;
+        match self.appender.rotate() {
+            Ok(()) => {}
+            Err(Refused::Undone(error)) => {
+                return tracing::warn!(%error, "no new log segment can be made, the current one grows on");
+            }
+            Err(Refused::Unknown(error)) => give_up(&with_sources(&error)),
         }
         match self.compaction.take_if(|c| c.is_finished()).map(|c| c.install(&mut self.appender)) {
             Some(Ok(())) => tracing::info!(log_bytes = self.appender.log_bytes(), "compacted"),

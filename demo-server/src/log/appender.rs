@@ -152,11 +152,12 @@ impl Appender {
         self.shards.last().is_some_and(|s| s.bytes > bytes)
     }
 
-    /// Closes the current segment and begins the next. If that fails, the current one goes on; `sync` first.
-    pub(crate) fn rotate(&mut self) -> Result<()> {
+    /// Closes the current segment and begins the next; `sync` first. If no file can be made, the current one goes on.
+    /// If its name cannot be made durable, nothing does: the file may or may not be there, and no digest would say so.
+    pub(crate) fn rotate(&mut self) -> std::result::Result<(), Refused> {
         let path = segment(&self.dir, self.current + 1);
-        let file = File::create(&path).context("create", &path)?;
-        sync_dir(&self.dir)?;
+        let file = File::create(&path).map_err(Refused::Undone)?;
+        sync_dir(&self.dir).map_err(|error| Refused::Unknown(std::io::Error::other(error)))?;
         self.shards.push(ShardDigest { revision: self.revision(), ..ShardDigest::default() });
         (self.current, self.path, self.file) = (self.current + 1, path, file);
         Ok(())
