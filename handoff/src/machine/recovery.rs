@@ -86,11 +86,13 @@ pub fn recover(found: Found) -> Recovery {
     // the owner of the highest claim first: if a second one says it serves, it has not heard yet that it does not
     let owner = found.highest.map(|(_, owner)| owner);
     serving.sort_by_key(|i| (i.standing != Standing::Active, Some(i.hello.instance) != owner, i.epoch));
-    // a cold start was begun: who still believes to serve handed over to one that is gone, and has yet to hear of it
+    // who still believes to serve handed over to one that is gone and has yet to hear of it, where a cold start was
+    // begun since, or where the claims have gone on beyond its handoff
     let owns = |i: &FoundInstance| Some(i.hello.instance) == owner;
-    if before.iter().any(is_cold) && !serving.iter().any(owns) {
-        retiring.extend(serving.drain(..).map(|i| i.hello.instance));
-    }
+    let started = before.iter().any(is_cold) && !serving.iter().any(owns);
+    let passed = |i: &FoundInstance| !owns(i) && found.highest.is_some_and(|(top, _)| top > i.epoch.next());
+    let (left, serving): (Vec<_>, Vec<_>) = serving.into_iter().partition(|i| started || passed(i));
+    retiring.extend(left.iter().map(|i| i.hello.instance));
     let mut serving = serving.into_iter();
 
     let Some(first) = serving.next() else {
@@ -341,5 +343,26 @@ mod tests {
             assert_eq!(recovery.incumbent, Some(cold), "{standing:?}");
             assert_eq!(recovery.retiring, [incumbent]);
         }
+    }
+
+    /// The explorer's counterexample over two upgrades: the first O has yet to read Started, the second one has left.
+    #[test]
+    fn an_incumbent_of_an_older_handoff_is_retiring() {
+        let (first, second, third) = (InstanceId(1), InstanceId(2), InstanceId(3));
+        let (old, new) = (HandoffId(1), HandoffId(2));
+        let o = found(first, Standing::Draining, Epoch(1));
+        let n = found(third, Standing::Claimed, Epoch(2));
+        let recovery = recover(Found {
+            base: InstanceId::NIL,
+            generation: 2,
+            open: Some(FoundHandoff { handoff: new, incumbent: second, successor: third, epoch: Epoch(2) }),
+            highest: Some((Epoch(3), third)),
+            instances: vec![
+                FoundInstance { handoff: old, peer: second, ..o },
+                FoundInstance { handoff: new, peer: second, ..n },
+            ],
+        });
+        assert_eq!((recovery.supervisor.handoff(), recovery.successor), (Some(new), Some(third)));
+        assert_eq!(recovery.retiring, [first]);
     }
 }

