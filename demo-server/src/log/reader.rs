@@ -61,6 +61,17 @@ enum Step {
     End,
 }
 
+/// What a record that could not be read turns out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// The writer has finished it meanwhile.
+    Whole,
+    /// Nothing good comes after it: not finished, or torn by a crash.
+    Torn,
+    /// A good record of a later operation comes after it.
+    Hole,
+}
+
 impl Reader {
     /// Begins with what the manifest says now. Nothing is read yet: call [`Self::catch_up`].
     pub(crate) fn start(dir: &Path) -> Result<Self> {
@@ -225,9 +236,17 @@ impl Reader {
                     Damage::Length => "a length that no record has",
                     Damage::Checksum => "a wrong checksum",
                 };
-                if closed || current.number.is_none() || current.record_follows(end, self.sequence)? {
-                    let why = why.to_owned();
-                    return Err(Error::Hole { path: current.path.clone(), offset: end, why });
+                let tail = match closed || current.number.is_none() {
+                    true => Tail::Hole,
+                    false => current.tail(end, self.sequence)?,
+                };
+                match tail {
+                    Tail::Torn => {}
+                    Tail::Whole => return Ok(Step::More),
+                    Tail::Hole => {
+                        let why = why.to_owned();
+                        return Err(Error::Hole { path: current.path.clone(), offset: end, why });
+                    }
                 }
             }
         }
@@ -270,14 +289,19 @@ impl Loaded {
         Ok(bytes)
     }
 
-    /// Whether a good record of a later operation comes after the bad one: then it is a hole and no torn tail.
-    fn record_follows(&self, offset: u64, sequence: u64) -> Result<bool> {
+    /// What a record is that could not be read a moment ago, in a segment that somebody may append to.
+    pub(super) fn tail(&self, offset: u64, sequence: u64) -> Result<Tail> {
+        // one piece decides all of it: what the writer finishes after it was read must not look like a hole in it
         let bytes = self.read(offset, 2 * record::MAX_RECORD + SEGMENT as usize)?;
+        if record::read(&bytes).is_ok() {
+            return Ok(Tail::Whole);
+        }
         let most = sequence + bytes.len() as u64;
-        Ok((1..bytes.len()).any(|n| {
+        let follows = (1..bytes.len()).any(|n| {
             let claimed = record::sequence(&bytes[n..]);
             claimed.is_some_and(|s| s > sequence && s <= most) && record::read(&bytes[n..]).is_ok()
-        }))
+        });
+        Ok(if follows { Tail::Hole } else { Tail::Torn })
     }
 
     /// Reads the file once more and compares it with what was loaded.

@@ -1,5 +1,6 @@
 //! What the reader makes of files that the appender wrote, and of damaged ones.
 
+use super::reader::Tail;
 use super::*;
 use crate::operation::Operation;
 use crate::operation::tests::{Owned, any_operation};
@@ -170,6 +171,31 @@ fn a_follower_reads_on_over_segments_and_generations() {
     let (log, _, again) = open(dir.path());
     assert_eq!(again, sequence);
     assert_eq!(load(dir.path()).unwrap().finish().unwrap(), log.digest());
+}
+
+/// A successor that warmed under redis-benchmark read the first half of a record that the incumbent was writing. When it
+/// looked for a hole, the record was whole and others followed it: it took them for the proof of a hole, and refused a
+/// log in which nothing was wrong.
+#[test]
+fn a_record_that_is_finished_meanwhile_is_no_hole() {
+    let (dir, mut log, path) = sample();
+    append_all(&mut log, 3, &[set(b"d", b"4"), set(b"e", b"5")], STAMP);
+    let whole = std::fs::read(&path).unwrap();
+    let half = whole.len() * 3 / 5 - 4;
+    std::fs::write(&path, &whole[..half]).unwrap();
+    let reader = load(dir.path()).unwrap();
+    assert_eq!(reader.sequence, 2, "the third record is not whole");
+    let last = reader.files.last().unwrap();
+    let tail = || last.tail(last.digest.bytes, reader.sequence).unwrap();
+    assert_eq!(tail(), Tail::Torn);
+    // the writer goes on
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(tail(), Tail::Whole);
+    // the control: the same record damaged, and good ones after it
+    let mut damaged = whole.clone();
+    damaged[half - 1] ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    assert_eq!(tail(), Tail::Hole);
 }
 
 #[test]
