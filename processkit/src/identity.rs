@@ -46,6 +46,8 @@ pub(crate) struct Stat {
     pub(crate) start: u64,
     /// The status word of a zombie; 0 where the kernel hides it.
     pub(crate) status: i32,
+    /// Where its initial environment lies in its memory; zeros within execve(2), when the new memory has none yet.
+    environment: (u64, u64),
 }
 
 impl Stat {
@@ -73,14 +75,25 @@ impl Stat {
             group: fields.get(2)?.parse().unwrap_or(0),
             session: fields.get(3)?.parse().unwrap_or(0),
             start: fields.get(19)?.parse().ok()?,
+            environment: (address(&fields, 47), address(&fields, 48)),
             status: fields.get(49).and_then(|status| status.parse().ok()).unwrap_or(0),
         })
+    }
+
+    /// Whether its initial environment is known to be empty: then reading nothing of it says something.
+    pub(crate) fn has_no_environment(&self) -> bool {
+        let (start, end) = self.environment;
+        self.is_zombie() || (end != 0 && start == end)
     }
 
     /// Ended, and not reaped yet.
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
+}
+
+fn address(fields: &[&str], index: usize) -> u64 {
+    fields.get(index).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ pub(crate) const MARK: &str = "PROCESSKIT_GROUP";
 /// How often the walk is repeated for processes born meanwhile.
 const PASSES: usize = 64;
 
+/// How often a process that is executing a program is looked at again: some ten milliseconds at the least.
+const EXEC_LOOKS: usize = 1000;
+
 /// The processes of one group without a cgroup.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -111,7 +114,7 @@ impl Tree {
     }
 
     fn is_marked(&self, pid: u32) -> bool {
-        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+        let Ok(environment) = environment(pid) else { return false };
         environment.split(|b| *b == 0).any(|entry| {
             let value = entry.strip_prefix(MARK.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
             value == Some(self.mark.as_bytes())
@@ -159,6 +162,19 @@ impl Tree {
         doomed.retain(|pidfd| matches!(sys::wait_pidfd(pidfd.as_fd(), false), Ok(sys::Waited::Running)));
         Ok(survivor)
     }
+}
+
+/// The initial environment of a process. Nothing is read in the middle of execve(2), and of a file that was opened before
+/// it: that says nothing.
+fn environment(pid: u32) -> io::Result<Vec<u8>> {
+    for _ in 0..EXEC_LOOKS {
+        let found = std::fs::read(format!("/proc/{pid}/environ"))?;
+        if !found.is_empty() || Stat::read(pid)?.has_no_environment() {
+            return Ok(found);
+        }
+        std::thread::yield_now();
+    }
+    Ok(Vec::new())
 }
 
 fn process_table() -> io::Result<Vec<Stat>> {
