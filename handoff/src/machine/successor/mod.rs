@@ -84,7 +84,6 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Work {
     sealed: Option<Digest>,
-    locked: bool,
     opened: Option<bool>,
     received: Option<u64>,
 }

@@ -65,7 +65,7 @@ impl Machine for Successor {
                 Event::Begin { digest } => {
                     let overlap = self.hello.strategy == Strategy::Overlap;
                     let received = if overlap { Some(0) } else { None };
-                    let work = Work { sealed: digest, locked: overlap, opened: None, received };
+                    let work = Work { sealed: digest, opened: None, received };
                     self.state = State::Opening { open, work, lost: false };
                     let mut effects =
                         vec![Effect::Disarm(Timer::Deadline), Effect::Arm(Timer::Lease, self.lease)];
@@ -94,7 +94,6 @@ impl Machine for Successor {
                     self.leave("the incumbent has taken the next epoch".into())
                 }
                 Event::Locked { .. } => {
-                    work.locked = true;
                     self.state = State::Opening { open, work, lost };
                     vec![Effect::Call(Hook::Open)]
                 }
