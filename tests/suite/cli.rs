@@ -225,9 +225,7 @@ pub(crate) fn connect(path: &Path) -> UnixStream {
 #[test]
 fn a_second_signal_ends_a_server_that_does_not_drain() {
     let mut rig = rig();
-    let server = rig.server_pid();
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(server).expect("a pid"));
-    nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("a process of ours");
+    handoff_tests::rig::stop(rig.server_pid());
     let began = std::time::Instant::now();
     rig.signal_supervisor(Signal::SIGTERM);
     rig.signal_supervisor(Signal::SIGINT);

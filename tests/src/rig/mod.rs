@@ -5,7 +5,9 @@ mod process;
 mod setup;
 
 pub use footprint::Footprint;
-pub use process::{Finished, PATIENCE, alive, cgroup_of, descriptors, ended_by, finish, threads, wait_gone};
+pub use process::{
+    Finished, PATIENCE, alive, cgroup_of, descriptors, ended_by, finish, stop, threads, wait_gone,
+};
 pub use setup::Setup;
 
 use crate::bins::Programs;

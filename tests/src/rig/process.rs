@@ -151,6 +151,30 @@ pub fn wait_gone(pid: u32) {
     assert!(ended_by(&pidfd, Instant::now() + PATIENCE), "process {pid} does not end");
 }
 
+/// Stops a process, and waits until each of its threads stands still.
+///
+/// The signal alone is a request: a thread on another core goes on for a moment, and may accept or answer meanwhile.
+///
+/// # Panics
+/// When there is no such process of ours, or it does not stop.
+pub fn stop(process: u32) {
+    nix::sys::signal::kill(pid(process), nix::sys::signal::Signal::SIGSTOP).expect("a process of ours");
+    let deadline = Instant::now() + PATIENCE;
+    while !stands_still(process) {
+        assert!(Instant::now() < deadline, "process {process} does not stop");
+        std::thread::yield_now();
+    }
+}
+
+fn stands_still(process: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("a process of ours");
+    tasks.filter_map(Result::ok).all(|task| {
+        // a thread that has ended meanwhile has no file
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
+    })
+}
+
 pub(super) fn pid(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).expect("a pid"))
 }
