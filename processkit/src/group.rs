@@ -3,23 +3,17 @@
 use crate::command::Command;
 use crate::containment::{Cgroup, Containment, Tree, base};
 use crate::error::{Error, Result};
-use crate::ladder::{Event, Ladder, Order};
 use crate::launch::{Birthplace, launch};
 use crate::mechanism::{Mechanism, MechanismReason};
 use crate::options::ProcessGroupOptions;
 use crate::owner::{Owner, sweep_once};
 use crate::process::RunningProcess;
 use crate::reaper;
-use crate::signal::Signal;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::time::Instant;
-
-/// How often an empty directory that is busy is tried again.
-const REMOVAL_TRIES: usize = 100;
 
 /// A container of processes: everything started in it, and everything that starts.
 ///
@@ -31,17 +25,17 @@ const REMOVAL_TRIES: usize = 100;
 /// Holds one descriptor, of the cgroup's directory.
 #[derive(Debug)]
 pub struct ProcessGroup {
-    containment: Containment,
+    pub(crate) containment: Containment,
     reason: MechanismReason,
-    options: ProcessGroupOptions,
-    intent: Intent,
+    pub(crate) options: ProcessGroupOptions,
+    pub(crate) intent: Intent,
     /// Whether members may be frozen, so that a TERM would not be obeyed.
-    suspended: AtomicBool,
+    pub(crate) suspended: AtomicBool,
 }
 
 /// What dropping the group means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Intent {
+pub(crate) enum Intent {
     Kill,
     Leave,
 }
@@ -239,193 +233,7 @@ impl ProcessGroup {
         Ok(RunningProcess::new(child))
     }
 
-    /// Kill the whole tree. Returns when the signal is out: await [`wait_empty`](ProcessGroup::wait_empty) for the end. The
-    /// group stays usable.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn kill(&self) -> Result<()> {
-        Ok(self.containment.kill()?)
-    }
-
-    /// Ask every member to end (TERM). Idempotent; the group stays usable. A suspended group goes on, or it could not obey.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn terminate_all(&self) -> Result<()> {
-        self.containment.signal(libc::SIGTERM)?;
-        if self.suspended.load(Ordering::Relaxed) { self.resume() } else { Ok(()) }
-    }
-
-    /// Send every member a signal. An empty group is a success.
-    ///
-    /// # Errors
-    /// If the kernel refuses one of them.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        match signal {
-            Signal::Kill => self.kill(),
-            other => Ok(self.containment.signal(other.as_raw())?),
-        }
-    }
-
-    /// Stop the whole tree: `cgroup.freeze`, or SIGSTOP for every member. With a cgroup the stop is complete when
-    /// `cgroup.events` says `frozen 1`, shortly after this returns.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn suspend(&self) -> Result<()> {
-        self.suspended.store(true, Ordering::Relaxed);
-        match &self.containment {
-            Containment::Cgroup(cgroup) => Ok(cgroup.freeze(true)?),
-            Containment::Tree(tree) => Ok(tree.signal(libc::SIGSTOP)?),
-        }
-    }
-
-    /// Let a suspended tree go on.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn resume(&self) -> Result<()> {
-        match &self.containment {
-            Containment::Cgroup(cgroup) => cgroup.freeze(false)?,
-            Containment::Tree(tree) => tree.signal(libc::SIGCONT)?,
-        }
-        self.suspended.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// The pids of the living members, in order. A number may be somebody else's by the time it is looked at.
-    ///
-    /// # Errors
-    /// If they cannot be read.
-    pub fn members(&self) -> Result<Vec<u32>> {
-        match &self.containment {
-            Containment::Cgroup(cgroup) => Ok(cgroup.members()?),
-            Containment::Tree(tree) => {
-                let mut pids: Vec<u32> = tree.members()?.iter().map(|member| member.pid).collect();
-                pids.sort_unstable();
-                Ok(pids)
-            }
-        }
-    }
-
-    /// Whether nothing lives in the group.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn is_empty(&self) -> Result<bool> {
-        match &self.containment {
-            Containment::Cgroup(cgroup) => Ok(!cgroup.is_populated()?),
-            Containment::Tree(tree) => Ok(tree.members()?.is_empty()),
-        }
-    }
-
-    /// Wait until nothing lives in the group; a zombie does not. Driven by the kernel's event, without a clock.
-    ///
-    /// Cancel safe. A group that is empty now is a success at once.
-    ///
-    /// # Errors
-    /// If the runtime cannot watch it.
-    pub async fn wait_empty(&self) -> Result<()> {
-        Ok(self.containment.emptied().await?)
-    }
-
-    /// TERM, the grace of the options, KILL; returns when nothing lives any more and the directory is removed. Processes
-    /// that obey end the grace at once, whether or not somebody awaits them.
-    ///
-    /// Without escalation, what outlives the grace is spared and the group [released](ProcessGroup::release).
-    ///
-    /// Ends persisted and reopened groups as well. If the future is dropped early, what happens is what dropping the group
-    /// does.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub async fn shutdown(mut self) -> Result<()> {
-        let mut ladder = Ladder::new(self.options.escalate_to_kill);
-        let mut event = Event::Begin;
-        let mut grace_over = Instant::now();
-        loop {
-            let orders;
-            (ladder, orders) = ladder.step(event);
-            for order in orders {
-                match order {
-                    Order::Terminate => self.terminate_all()?,
-                    Order::ArmGrace => grace_over = Instant::now() + self.options.shutdown_timeout,
-                    Order::Kill => {
-                        tracing::debug!(group = ?self.location(), "grace is over, killing");
-                        self.kill()?;
-                    }
-                }
-            }
-            event = match ladder {
-                Ladder::Ground { .. } => Event::Begin,
-                Ladder::Grace { .. } => match tokio::time::timeout_at(grace_over, self.wait_empty()).await {
-                    Ok(result) => result.map(|()| Event::Empty)?,
-                    Err(_) => Event::GraceOver,
-                },
-                Ladder::Killing => self.wait_empty().await.map(|()| Event::Empty)?,
-                Ladder::Gone { .. } => return self.clear_away().await,
-                Ladder::Spared => {
-                    self.persist();
-                    return Ok(());
-                }
-            };
-        }
-    }
-
-    /// Kill at once; returns when nothing lives any more and the directory is removed. Otherwise as
-    /// [`shutdown`](ProcessGroup::shutdown).
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub async fn remove(mut self) -> Result<()> {
-        self.kill()?;
-        self.wait_empty().await?;
-        self.clear_away().await
-    }
-
-    /// Remove the directory of an empty group.
-    async fn clear_away(&mut self) -> Result<()> {
-        if let Containment::Cgroup(cgroup) = &self.containment {
-            let mut tries = 0;
-            while !cgroup.try_remove()? {
-                // Somebody else put a process in, or one of ours made a directory: whatever it is, it ends here.
-                cgroup.kill()?;
-                self.containment.emptied().await?;
-                tries += 1;
-                if tries == REMOVAL_TRIES {
-                    return Err(io::Error::from(io::ErrorKind::ResourceBusy).into());
-                }
-            }
-        }
-        self.intent = Intent::Leave;
-        tracing::debug!(group = ?self.location(), "group removed");
-        Ok(())
-    }
-
-    /// `cgroup.kill`, open for writing: who holds it can end the group with [`kill_by_fd`](crate::kill_by_fd), under any uid.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] without a cgroup.
-    pub fn kill_fd(&self) -> Result<OwnedFd> {
-        match &self.containment {
-            Containment::Cgroup(cgroup) => Ok(cgroup.kill_file()?),
-            Containment::Tree(_) => Err(self.unsupported("a descriptor that kills the group")),
-        }
-    }
-
-    /// `cgroup.events`, open for reading, for [`wait_empty_by_fd`](crate::wait_empty_by_fd). A new open file at every call.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] without a cgroup.
-    pub fn events_fd(&self) -> Result<OwnedFd> {
-        match &self.containment {
-            Containment::Cgroup(cgroup) => Ok(cgroup.events_file()?),
-            Containment::Tree(_) => Err(self.unsupported("a descriptor that tells when the group is empty")),
-        }
-    }
-
-    fn unsupported(&self, what: &str) -> Error {
+    pub(crate) fn unsupported(&self, what: &str) -> Error {
         Error::Unsupported { operation: format!("{what} ({})", self.reason) }
     }
 }

@@ -20,7 +20,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `command` | what to run: program, environment, descriptors |
-//! | `group` | the container and its owner's intent |
+//! | `group` | the container and its owner's intent; `teardown` its end, `control` what is done to all members |
 //! | `launch` | from a command to a child |
 //! | `process` | one process: ours ([`RunningProcess`]) or somebody else's ([`Adopted`]) |
 //! | `containment` | how a container is made: cgroup v2, or process groups |
@@ -35,6 +35,7 @@ compile_error!("processkit is written for Linux");
 
 mod command;
 mod containment;
+mod control;
 mod error;
 mod exit;
 mod group;
@@ -48,6 +49,7 @@ mod process;
 mod reaper;
 mod signal;
 mod sys;
+mod teardown;
 mod watch;
 
 pub use command::{Command, Stdio};
