@@ -1,6 +1,7 @@
 //! How a process ended.
 
 use std::fmt;
+use std::time::Duration;
 
 /// How a process ended, as the kernel told it. Pure data.
 ///
@@ -37,6 +38,33 @@ impl Exit {
         } else {
             Exit { code: None, signal: Some(signal), core: status & 0x80 != 0 }
         }
+    }
+}
+
+/// What a process used in all, as the kernel counted it at the reap (getrusage(2)): itself and the descendants it had
+/// waited for. Pure data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in its own code.
+    pub user: Duration,
+    /// CPU time in the kernel on its behalf.
+    pub system: Duration,
+    /// The most memory it had resident at once, in bytes.
+    ///
+    /// `None` if that was less than the most this process had had resident when it was spawned: until its exec a child
+    /// lives in the memory of its parent, and the kernel counts that as the child's.
+    pub max_rss_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// User and system time together.
+    pub fn cpu_time(&self) -> Duration {
+        self.user + self.system
+    }
+
+    /// Without the memory that was the parent's.
+    pub(crate) fn above(self, inherited_rss_bytes: u64) -> Usage {
+        Usage { max_rss_bytes: self.max_rss_bytes.filter(|bytes| *bytes > inherited_rss_bytes), ..self }
     }
 }
 

@@ -54,7 +54,7 @@ mod watch;
 
 pub use command::{Command, Stdio};
 pub use error::{Error, Result};
-pub use exit::Exit;
+pub use exit::{Exit, Usage};
 pub use group::ProcessGroup;
 pub use identity::{ProcessIdentity, identity_of};
 pub use mechanism::{Mechanism, MechanismReason};

@@ -1,7 +1,7 @@
 //! One process: started by us, or taken over by its pidfd.
 
 use crate::error::Result;
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use crate::identity::{ProcessIdentity, Stat};
 use crate::reaper;
 use crate::signal::Signal;
@@ -26,14 +26,26 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 pub(crate) struct Child {
     pidfd: OwnedFd,
     identity: ProcessIdentity,
-    exit: Mutex<Option<Exit>>,
+    end: Mutex<Option<End>>,
+    /// The most this process had had resident at the spawn.
+    inherited_rss_bytes: u64,
     /// A script executed through our descriptor: its interpreter opens it some time after exec.
     _script: Option<Arc<OwnedFd>>,
 }
 
+/// What is left of a child: known once, for good.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    exit: Exit,
+    /// `None` if somebody else reaped it.
+    usage: Option<Usage>,
+}
+
 impl Child {
+    /// Right after the spawn, so that what was resident then is still known.
     pub(crate) fn new(pidfd: OwnedFd, identity: ProcessIdentity, script: Option<Arc<OwnedFd>>) -> Self {
-        Child { pidfd, identity, exit: Mutex::new(None), _script: script }
+        let inherited_rss_bytes = sys::own_usage().max_rss_bytes.unwrap_or(0);
+        Child { pidfd, identity, end: Mutex::new(None), inherited_rss_bytes, _script: script }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -49,24 +61,34 @@ impl Child {
     }
 
     pub(crate) fn is_reaped(&self) -> bool {
-        self.exit.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// What it used, once it is reaped.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).and_then(|end| end.usage)
     }
 
     /// Reap it if it has ended. The status is kept: whoever asks later gets the same.
     pub(crate) fn try_reap(&self) -> io::Result<Option<Exit>> {
-        let mut exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
-        if exit.is_none() {
-            *exit = match sys::wait_pidfd(self.pidfd(), false)? {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        if end.is_none() {
+            *end = match sys::wait_pidfd(self.pidfd(), false)? {
                 Waited::Running => None,
-                Waited::Reaped(exit) => Some(exit),
+                Waited::Reaped(exit, usage) => {
+                    Some(End { exit, usage: Some(usage.above(self.inherited_rss_bytes)) })
+                }
                 // SIGCHLD is ignored, or somebody waits for any child.
-                Waited::NotOurs => Some(sys::pidfd_exit_status(self.pidfd()).unwrap_or(Exit::UNKNOWN)),
+                Waited::NotOurs => {
+                    let exit = sys::pidfd_exit_status(self.pidfd()).unwrap_or(Exit::UNKNOWN);
+                    Some(End { exit, usage: None })
+                }
             };
-            if let Some(exit) = *exit {
+            if let Some(End { exit, .. }) = *end {
                 tracing::debug!(pid = self.pid(), %exit, "process ended");
             }
         }
-        Ok(*exit)
+        Ok(end.map(|end| end.exit))
     }
 }
 
@@ -128,6 +150,11 @@ impl RunningProcess {
     /// If the kernel refuses the wait.
     pub fn try_exit(&mut self) -> Result<Option<Exit>> {
         Ok(self.child.try_reap()?)
+    }
+
+    /// What it used in all, once it is reaped: [`None`] before, and if somebody else reaped it.
+    pub fn usage(&self) -> Option<Usage> {
+        self.child.usage()
     }
 
     /// Send a signal to this process alone. One that has ended already is a success.
@@ -204,7 +231,7 @@ impl Adopted {
     /// If the runtime cannot watch the pidfd.
     pub async fn exit(&self) -> Result<Exit> {
         self.gone().await?;
-        if let Ok(Waited::Reaped(exit)) = sys::wait_pidfd(self.pidfd(), false) {
+        if let Ok(Waited::Reaped(exit, _)) = sys::wait_pidfd(self.pidfd(), false) {
             return Ok(exit);
         }
         // Reaped: the pidfd remembers. Not yet: it is a zombie, and its status stands in /proc. Reaped in between: the

@@ -8,10 +8,11 @@ mod stack;
 
 pub(crate) use spawn::{Move, Spawn, Stage, spawn};
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -24,7 +25,7 @@ pub(crate) enum Waited {
     /// It lives.
     Running,
     /// It was a child of ours and is reaped now.
-    Reaped(Exit),
+    Reaped(Exit, Usage),
     /// It is no child of ours, or somebody else reaped it.
     NotOurs,
 }
@@ -50,17 +51,24 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Resul
     Ok(())
 }
 
-/// waitid(2) on a pidfd. With `block`, a live child is waited for.
+/// waitid(2) on a pidfd, with the usage that only the system call itself tells. With `block`, a live child is waited for.
 pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool) -> io::Result<Waited> {
     let options = libc::WEXITED | if block { 0 } else { libc::WNOHANG };
     loop {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        // SAFETY: `info` is writable and as large as the kernel expects.
-        let result = unsafe {
-            libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, info.as_mut_ptr(), options)
-        };
-        if result < 0 {
-            let error = io::Error::last_os_error();
+        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: `info` and `usage` are writable and as large as the kernel expects.
+        let result = check(unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PIDFD,
+                pidfd.as_raw_fd(),
+                info.as_mut_ptr(),
+                options,
+                usage.as_mut_ptr(),
+            )
+        });
+        if let Err(error) = result {
             match error.raw_os_error() {
                 Some(libc::EINTR) => continue,
                 Some(libc::ECHILD) => return Ok(Waited::NotOurs),
@@ -68,19 +76,41 @@ pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool) -> io::Result<Waite
                 _ => return Err(error),
             }
         }
-        // SAFETY: zero is a valid siginfo, and waitid filled it in.
-        let info = unsafe { info.assume_init() };
+        // SAFETY: zeros are a valid siginfo and a valid rusage, and waitid filled them in.
+        let (info, usage) = unsafe { (info.assume_init(), usage.assume_init()) };
         // SAFETY: waitid fills in the fields of SIGCHLD, or leaves zeros when nothing has exited.
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
         if pid == 0 {
             return Ok(Waited::Running);
         }
-        return Ok(Waited::Reaped(match info.si_code {
+        let exit = match info.si_code {
             libc::CLD_EXITED => Exit { code: Some(status & 0xff), signal: None, core: false },
             libc::CLD_DUMPED => Exit { code: None, signal: Some(status), core: true },
             _ => Exit { code: None, signal: Some(status), core: false },
-        }));
+        };
+        return Ok(Waited::Reaped(exit, from_rusage(&usage)));
     }
+}
+
+fn from_rusage(usage: &libc::rusage) -> Usage {
+    let duration = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    Usage {
+        user: duration(usage.ru_utime),
+        system: duration(usage.ru_stime),
+        max_rss_bytes: Some(usage.ru_maxrss.unsigned_abs() * 1024),
+    }
+}
+
+/// What this process used so far.
+pub(crate) fn own_usage() -> Usage {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is writable; zeros are a valid rusage, should the call fail.
+    from_rusage(&unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    })
 }
 
 /// The status the kernel keeps in the pidfd once the process is reaped, by whomever (Linux 6.15).

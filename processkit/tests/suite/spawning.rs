@@ -1,7 +1,7 @@
 //! C1, C2, C3: how a child comes to life, and what is left when it does not.
 
 use crate::rig::*;
-use processkit::{Command, Error, ProcessGroup, Signal, identity_of};
+use processkit::{Command, Error, ProcessGroup, Signal, Stdio, identity_of};
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -246,4 +246,30 @@ fn replace(path: &std::path::Path, text: &str) {
     let next = path.with_extension("next");
     write_executable(&next, text);
     fs::rename(next, path).expect("renamed");
+}
+
+/// C13: what it used is kept from the reap on. The control is a child that uses next to nothing, although it lives in the
+/// memory of this process until its exec.
+#[tokio::test]
+async fn usage_is_known_after_the_end() {
+    let ballast = vec![1u8; 32 << 20];
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        // A child of its own uses the memory: that counts, since the shell waits for it.
+        let busy = sh("head -c 150000000 /dev/zero | tail -c 120000000 >/dev/null").stdout(Stdio::Null);
+        for (command, heavy) in [(busy, true), (Command::new("true"), false)] {
+            let mut process = group.start(&command).await.expect("started");
+            assert_eq!(process.usage(), None, "not before the reap");
+            assert!(within("the exit", process.exit()).await.expect("an exit").success());
+            let usage = process.usage().expect("known now");
+            if heavy {
+                assert!(usage.cpu_time() > std::time::Duration::ZERO, "{usage:?}");
+                assert!(usage.max_rss_bytes.is_some_and(|bytes| bytes > 100 << 20), "{usage:?}");
+            } else {
+                assert_eq!(usage.max_rss_bytes, None, "this process's, not its own: {usage:?}");
+            }
+        }
+        group.remove().await.expect("gone");
+    }
+    drop(ballast);
 }
