@@ -46,8 +46,25 @@ pub(crate) struct Stat {
     pub(crate) start: u64,
     /// The status word of a zombie; 0 where the kernel hides it.
     pub(crate) status: i32,
-    /// Where its initial environment lies in its memory; zeros within execve(2), when the new memory has none yet.
+    threads: u32,
+    pub(crate) image: Image,
+}
+
+/// Where a process has what execve(2) gave it. Zeros without memory (zombies), and as far as they are not ours to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    code: u64,
+    stack: u64,
     environment: (u64, u64),
+}
+
+impl Image {
+    /// Whether so many bytes are the whole initial environment. Within execve the new memory has none for a while, then an
+    /// empty one; where the code lies is told last, and stands before it in the line that is read.
+    pub(crate) fn has_environment_of(&self, bytes: usize) -> bool {
+        let (start, end) = self.environment;
+        self.code != 0 && end != 0 && end.checked_sub(start) == Some(bytes as u64)
+    }
 }
 
 impl Stat {
@@ -75,19 +92,23 @@ impl Stat {
             group: fields.get(2)?.parse().unwrap_or(0),
             session: fields.get(3)?.parse().unwrap_or(0),
             start: fields.get(19)?.parse().ok()?,
-            environment: (address(&fields, 47), address(&fields, 48)),
+            threads: fields.get(17)?.parse().unwrap_or(0),
+            image: Image {
+                code: address(&fields, 23),
+                stack: address(&fields, 25),
+                environment: (address(&fields, 47), address(&fields, 48)),
+            },
             status: fields.get(49).and_then(|status| status.parse().ok()).unwrap_or(0),
         })
     }
 
-    /// Whether its initial environment is known to be empty: then reading nothing of it says something.
-    pub(crate) fn has_no_environment(&self) -> bool {
-        let (start, end) = self.environment;
-        self.is_zombie() || (end != 0 && start == end)
+    /// Ended, and not reaped yet. (One whose first thread has ended before the others looks like it, and lives.)
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 
-    /// Ended, and not reaped yet.
-    pub(crate) fn is_zombie(&self) -> bool {
+    /// Whether there is nothing to be read of its memory through its first thread.
+    pub(crate) fn has_no_memory(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
 }

@@ -1,8 +1,11 @@
 //! The fallback: process groups, and a walk over `/proc` with this process as the subreaper of what it starts.
 //!
 //! A descendant of this process belongs to the tree if it, or an ancestor of it, is a leader we started, has a leader's
-//! process group or session, or carries the tree's mark in its initial environment. What clears its environment, starts a
-//! session and is orphaned before anybody looks cannot be told from other children; this is what a cgroup is better at.
+//! process group or session, or carries the tree's mark in its initial environment; and what was seen to belong to it does so
+//! for good. What clears its environment (or writes over it, as setproctitle(3) does), starts a session and is orphaned
+//! before anybody looks cannot be told from other children; this is what a cgroup is better at. Nor can the environment of a
+//! process be read that has another uid than we have, or gained privileges at its exec, unless we may trace it
+//! (CAP_SYS_PTRACE, as root has it): such a one has to be told by the other signs.
 
 use crate::identity::Stat;
 use crate::process::Child;
@@ -20,7 +23,8 @@ pub(crate) const MARK: &str = "PROCESSKIT_GROUP";
 /// How often the walk is repeated for processes born meanwhile.
 const PASSES: usize = 64;
 
-/// How often a process that is executing a program is looked at again: some ten milliseconds at the least.
+/// How often a process that executes a program meanwhile is looked at again. A look takes some ten microseconds and an
+/// execve(2) some hundred, so that most looks lie between two of them.
 const EXEC_LOOKS: usize = 1000;
 
 /// The processes of one group without a cgroup.
@@ -28,6 +32,8 @@ const EXEC_LOOKS: usize = 1000;
 pub(crate) struct Tree {
     mark: String,
     leaders: Mutex<Vec<Arc<Child>>>,
+    /// Pid and start time of those that were seen to be members and may live. Locked for the time of a walk.
+    seen: Mutex<HashSet<(u32, u64)>>,
     /// Members other than leaders that were killed, so that those among them that come to us as orphans are reaped.
     doomed: Mutex<Vec<OwnedFd>>,
 }
@@ -51,6 +57,7 @@ impl Tree {
         Ok(Tree {
             mark: format!("{}.{}.{number}", own.pid, own.start),
             leaders: Mutex::default(),
+            seen: Mutex::default(),
             doomed: Mutex::default(),
         })
     }
@@ -67,6 +74,7 @@ impl Tree {
     /// The living members.
     pub(crate) fn members(&self) -> io::Result<Vec<Member>> {
         let own = std::process::id();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let table = process_table()?;
         let by_pid: HashMap<u32, Stat> = table.iter().map(|stat| (stat.pid, *stat)).collect();
         let mut below: HashMap<u32, Vec<Stat>> = HashMap::new();
@@ -88,17 +96,20 @@ impl Tree {
             leaders.iter().map(|leader| leader.pid()).collect()
         };
 
+        seen.retain(|(pid, start)| by_pid.get(pid).is_some_and(|stat| stat.start == *start));
         let mut members = Vec::new();
         let mut open: Vec<(Stat, bool)> =
             below.remove(&own).into_iter().flatten().map(|s| (s, false)).collect();
         while let Some((stat, parent_inside)) = open.pop() {
             let inside = parent_inside
                 || [stat.pid, stat.group, stat.session].iter().any(|id| leaders.contains(id))
-                || self.is_marked(stat.pid);
+                || seen.contains(&(stat.pid, stat.start))
+                || self.is_marked(stat);
             open.extend(below.remove(&stat.pid).into_iter().flatten().map(|s| (s, inside)));
             if !inside {
                 continue;
             }
+            seen.insert((stat.pid, stat.start));
             let Ok(pidfd) = sys::pidfd_open(stat.pid) else { continue };
             if stat.is_zombie() {
                 // An orphan that came to us. A leader is its handle's to reap.
@@ -113,12 +124,28 @@ impl Tree {
         Ok(members)
     }
 
-    fn is_marked(&self, pid: u32) -> bool {
-        let Ok(environment) = environment(pid) else { return false };
-        environment.split(|b| *b == 0).any(|entry| {
-            let value = entry.strip_prefix(MARK.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
-            value == Some(self.mark.as_bytes())
-        })
+    /// Whether the mark stands in its initial environment. That it does not is believed only of an environment that was read
+    /// to its end, between two looks at the same memory: within execve(2) there is none, or a part of one.
+    fn is_marked(&self, mut before: Stat) -> bool {
+        for _ in 0..EXEC_LOOKS {
+            let Ok(environment) = std::fs::read(format!("/proc/{}/environ", before.pid)) else {
+                return false;
+            };
+            let marked = environment.split(|b| *b == 0).any(|entry| {
+                let value = entry.strip_prefix(MARK.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+                value == Some(self.mark.as_bytes())
+            });
+            if marked {
+                return true;
+            }
+            let Ok(after) = Stat::read(before.pid) else { return false };
+            let whole = after.image == before.image && after.image.has_environment_of(environment.len());
+            if whole || after.has_no_memory() {
+                return false;
+            }
+            before = after;
+        }
+        false
     }
 
     /// A signal for every member, and for those born while this runs.
@@ -164,19 +191,6 @@ impl Tree {
     }
 }
 
-/// The initial environment of a process. Nothing is read in the middle of execve(2), and of a file that was opened before
-/// it: that says nothing.
-fn environment(pid: u32) -> io::Result<Vec<u8>> {
-    for _ in 0..EXEC_LOOKS {
-        let found = std::fs::read(format!("/proc/{pid}/environ"))?;
-        if !found.is_empty() || Stat::read(pid)?.has_no_environment() {
-            return Ok(found);
-        }
-        std::thread::yield_now();
-    }
-    Ok(Vec::new())
-}
-
 fn process_table() -> io::Result<Vec<Stat>> {
     let mut table: Vec<Stat> = std::fs::read_dir("/proc")?
         .filter_map(Result::ok)
@@ -189,4 +203,34 @@ fn process_table() -> io::Result<Vec<Stat>> {
         *stat = Stat::read(stat.pid).unwrap_or(*stat);
     }
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    /// Was missed: a process that executes a program in a loop, orphaned and in a session of its own, once in about a hundred
+    /// looks. In the middle of execve(2) its new memory has an environment that is empty, and not because it is cleared.
+    #[test]
+    fn a_process_that_executes_in_a_loop_keeps_its_mark() {
+        let tree = Tree::new().expect("a tree");
+        let other = Tree::new().expect("a tree");
+        let (key, value) = tree.mark();
+        let mut child = Command::new("sh")
+            .args(["-c", "exec sh -c \"$0\" \"$0\"", "exec sh -c \"$0\" \"$0\""])
+            .env(key, value)
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("started");
+        for look in 0..300 {
+            let stat = Stat::read(child.id()).expect("alive");
+            assert!(tree.is_marked(stat), "missed at look {look}");
+            assert!(!other.is_marked(stat), "control: a mark that it does not have, look {look}");
+        }
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
 }

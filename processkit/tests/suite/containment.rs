@@ -38,6 +38,23 @@ async fn an_escapee_is_still_a_member() {
     }
 }
 
+/// Was missed now and then: an escapee that executes a program again and again, `exec sh -c "$0" "$0"`, and has no
+/// environment to be known by in the middle of each.
+#[tokio::test]
+async fn an_escapee_that_executes_in_a_loop_is_a_member_at_every_look() {
+    const LOOP: &str = "setsid sh -c 'echo $$; exec sh -c \"$0\" \"$0\"' 'exec sh -c \"$0\" \"$0\"' &";
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let (escapee, mut out) = escape(&group, LOOP).await;
+        for look in 0..300 {
+            assert_eq!(group.members().expect("members"), [escapee.pid()], "look {look}");
+        }
+        group.remove().await.expect("gone");
+        assert!(!lives(escapee.pid()));
+        out.end().await;
+    }
+}
+
 /// The control: a kill of the process group alone, which is what is done elsewhere, does not reach it.
 #[tokio::test]
 async fn a_process_group_alone_does_not_hold_it() {
