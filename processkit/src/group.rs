@@ -3,6 +3,7 @@
 use crate::command::Command;
 use crate::containment::{Cgroup, Containment, Tree, base};
 use crate::error::{Error, Result};
+use crate::guardian::Guardian;
 use crate::launch::{Birthplace, launch};
 use crate::mechanism::{Mechanism, MechanismReason};
 use crate::options::ProcessGroupOptions;
@@ -31,6 +32,7 @@ pub struct ProcessGroup {
     pub(crate) intent: Intent,
     /// Whether members may be frozen, so that a TERM would not be obeyed.
     pub(crate) suspended: AtomicBool,
+    guardian: Option<Guardian>,
 }
 
 /// What dropping the group means.
@@ -61,7 +63,7 @@ impl ProcessGroup {
             Ok(base) => {
                 sweep_once();
                 let cgroup = Cgroup::create(base.join(Owner::this_process()?.next_name()))?;
-                Ok(Self::over(cgroup, options, Intent::Kill))
+                Self::over(cgroup, options, Intent::Kill).guarded()
             }
             Err(reason) => Self::fallback(options, reason),
         }
@@ -79,7 +81,7 @@ impl ProcessGroup {
     pub fn named(name: &str, options: ProcessGroupOptions) -> Result<Self> {
         let path = named_path(name, options.force_process_group)?;
         sweep_once();
-        Ok(Self::over(Cgroup::create(path)?, options, Intent::Kill))
+        Self::over(Cgroup::create(path)?, options, Intent::Kill).guarded()
     }
 
     /// Open a group that was persisted under this name. Dropping it leaves it as it is, until
@@ -121,18 +123,34 @@ impl ProcessGroup {
             options,
             intent,
             suspended: AtomicBool::new(false),
+            guardian: None,
         }
     }
 
     fn fallback(options: ProcessGroupOptions, reason: MechanismReason) -> Result<Self> {
         tracing::debug!(%reason, "group without a cgroup");
-        Ok(ProcessGroup {
+        let group = ProcessGroup {
             containment: Containment::Tree(Arc::new(Tree::new()?)),
             reason,
             options,
             intent: Intent::Kill,
             suspended: AtomicBool::new(false),
-        })
+            guardian: None,
+        };
+        group.guarded()
+    }
+
+    /// With a guardian if the options ask for one. Dropped again if there is none to be had.
+    fn guarded(mut self) -> Result<Self> {
+        if self.options.guardian {
+            self.guardian = Some(Guardian::watch(&self.containment)?);
+        }
+        Ok(self)
+    }
+
+    /// The guardian, if the options asked for one and the group was neither persisted nor released.
+    pub fn guardian(&self) -> Option<&Guardian> {
+        self.guardian.as_ref()
     }
 
     /// From now on dropping this, or the end of this process, leaves the group alone.
@@ -142,12 +160,20 @@ impl ProcessGroup {
     pub fn persist(&mut self) {
         self.keep(true);
         self.intent = Intent::Leave;
+        self.guardian = None;
     }
 
-    /// From now on dropping this kills the tree: the opposite of [`persist`](ProcessGroup::persist).
+    /// From now on dropping this kills the tree: the opposite of [`persist`](ProcessGroup::persist). If the options asked for a
+    /// guardian there is one again, unless [`guardian`](ProcessGroup::guardian) says no.
     pub fn kill_on_drop(&mut self) {
         self.keep(false);
         self.intent = Intent::Kill;
+        if self.options.guardian && self.guardian.is_none() {
+            match Guardian::watch(&self.containment) {
+                Ok(guardian) => self.guardian = Some(guardian),
+                Err(error) => tracing::error!(%error, group = ?self.location(), "the group is not guarded"),
+            }
+        }
     }
 
     /// Let go of the group without killing anything. Its directory stays while something runs in it.

@@ -21,6 +21,7 @@
 //! |---|---|
 //! | `command` | what to run: program, environment, descriptors |
 //! | `group` | the container and its owner's intent; `teardown` its end, `control` what is done to all members |
+//! | `guardian` | the end of a group whose owner was killed |
 //! | `launch` | from a command to a child |
 //! | `process` | one process: ours ([`RunningProcess`]) or somebody else's ([`Adopted`]) |
 //! | `containment` | how a container is made: cgroup v2, or process groups |
@@ -39,6 +40,7 @@ mod control;
 mod error;
 mod exit;
 mod group;
+mod guardian;
 mod identity;
 mod ladder;
 mod launch;
@@ -56,6 +58,7 @@ pub use command::{Command, Stdio};
 pub use error::{Error, Result};
 pub use exit::{Exit, Usage};
 pub use group::ProcessGroup;
+pub use guardian::Guardian;
 pub use identity::{ProcessIdentity, identity_of};
 pub use mechanism::{Mechanism, MechanismReason};
 pub use options::ProcessGroupOptions;

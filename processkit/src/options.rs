@@ -8,6 +8,7 @@ use std::time::Duration;
 pub struct ProcessGroupOptions {
     pub(crate) shutdown_timeout: Duration,
     pub(crate) escalate_to_kill: bool,
+    pub(crate) guardian: bool,
     pub(crate) force_process_group: bool,
     pub(crate) without_clone3: bool,
 }
@@ -18,6 +19,7 @@ impl Default for ProcessGroupOptions {
         ProcessGroupOptions {
             shutdown_timeout: Duration::from_secs(2),
             escalate_to_kill: true,
+            guardian: false,
             force_process_group: false,
             without_clone3: false,
         }
@@ -34,6 +36,15 @@ impl ProcessGroupOptions {
     /// Whether [`ProcessGroup::shutdown`](crate::ProcessGroup::shutdown) kills what outlives the grace. With `false` it is spared, and released.
     pub fn escalate_to_kill(mut self, escalate: bool) -> Self {
         self.escalate_to_kill = escalate;
+        self
+    }
+
+    /// Whether the group is ended when this process ends without having done so, by SIGKILL too. See
+    /// [`Guardian`](crate::Guardian) for how, and how far it reaches with each mechanism. Off by default.
+    ///
+    /// Making the group fails if no guardian can be had.
+    pub fn guardian(mut self, guardian: bool) -> Self {
+        self.guardian = guardian;
         self
     }
 

@@ -2,7 +2,9 @@
 //! sleeps in epoll_wait(2) and is started when first needed.
 
 use crate::containment::{Cgroup, Containment, Member, Tree, is_gone, is_populated};
+use crate::guardian;
 use crate::process::Child;
+use crate::sys::{self, Waited};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
@@ -28,6 +30,11 @@ pub(crate) fn bury(containment: Containment) {
     });
 }
 
+/// Take the status of the guardian when it ends, and say that it did.
+pub(crate) fn mourn(pid: u32, pidfd: Arc<OwnedFd>) {
+    submit(Job::Guardian { pid, pidfd });
+}
+
 /// Do something that may take a while.
 pub(crate) fn later(work: fn()) {
     submit(Job::Call(work));
@@ -48,13 +55,14 @@ enum Job {
     Reap(Arc<Child>),
     Cgroup(Arc<Cgroup>),
     Tree(Arc<Tree>),
+    Guardian { pid: u32, pidfd: Arc<OwnedFd> },
     Call(fn()),
 }
 
 impl Job {
-    /// A child may live on for as long as it likes; everything else comes to an end.
+    /// A child may live on for as long as it likes, and so may the guardian; everything else comes to an end.
     fn is_counted(&self) -> bool {
-        !matches!(self, Job::Reap(_))
+        !matches!(self, Job::Reap(_) | Job::Guardian { .. })
     }
 }
 
@@ -108,6 +116,7 @@ enum Task {
     Child(Arc<Child>),
     Cgroup { cgroup: Arc<Cgroup>, events: OwnedFd },
     Tree { tree: Arc<Tree>, survivor: Member },
+    Guardian { pid: u32, pidfd: Arc<OwnedFd> },
 }
 
 impl Task {
@@ -116,6 +125,7 @@ impl Task {
             Task::Child(child) => (child.pidfd(), EpollFlags::EPOLLIN),
             Task::Cgroup { events, .. } => (events.as_fd(), EpollFlags::EPOLLPRI),
             Task::Tree { survivor, .. } => (survivor.pidfd.as_fd(), EpollFlags::EPOLLIN),
+            Task::Guardian { pidfd, .. } => (pidfd.as_fd(), EpollFlags::EPOLLIN),
         }
     }
 }
@@ -157,7 +167,7 @@ impl Table {
                     key => {
                         let Some(task) = self.tasks.remove(&key) else { continue };
                         let _ = self.epoll.delete(task.watched().0); // it was added
-                        let counted = !matches!(task, Task::Child(_));
+                        let counted = !matches!(task, Task::Child(_) | Task::Guardian { .. });
                         let finished = self.resume(task);
                         if finished && counted {
                             reaper.unfinished.send_modify(|count| *count -= 1);
@@ -172,6 +182,7 @@ impl Table {
     fn begin(&mut self, job: Job) -> bool {
         match job {
             Job::Reap(child) => self.resume(Task::Child(child)),
+            Job::Guardian { pid, pidfd } => self.resume(Task::Guardian { pid, pidfd }),
             Job::Call(work) => {
                 work();
                 true
@@ -196,6 +207,13 @@ impl Table {
                 _ => true,
             },
             Task::Tree { tree, .. } => self.tree(tree),
+            Task::Guardian { pid, pidfd } => match sys::wait_pidfd(pidfd.as_fd(), false) {
+                Ok(Waited::Running) => self.watch(Task::Guardian { pid, pidfd }),
+                _ => {
+                    guardian::ended(pid);
+                    true
+                }
+            },
             Task::Cgroup { cgroup, events } => match clear_away(&cgroup, events.as_fd()) {
                 Ok(true) => true,
                 Ok(false) => self.watch(Task::Cgroup { cgroup, events }),

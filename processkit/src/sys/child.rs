@@ -192,7 +192,7 @@ unsafe fn close_on_exec(first: u32, last: u32) {
 
 /// # Safety
 /// There must be room for ten bytes at `to`.
-unsafe fn write_decimal(mut number: u32, to: *mut u8) {
+pub(super) unsafe fn write_decimal(mut number: u32, to: *mut u8) {
     let mut digits = [0u8; 10];
     let mut count = 0;
     while count == 0 || number > 0 {

@@ -3,9 +3,13 @@
 
 mod blocked_signals;
 mod child;
+mod guard;
+mod guardian;
+mod marked;
 mod spawn;
 mod stack;
 
+pub(crate) use guardian::{FORGET, MARK_BYTES, Message, SLOTS, WATCH_CGROUP, WATCH_TREE, start_guardian};
 pub(crate) use spawn::{Move, Spawn, Stage, spawn};
 
 use crate::exit::{Exit, Usage};
@@ -53,7 +57,8 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Resul
 
 /// waitid(2) on a pidfd, with the usage that only the system call itself tells. With `block`, a live child is waited for.
 pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool) -> io::Result<Waited> {
-    let options = libc::WEXITED | if block { 0 } else { libc::WNOHANG };
+    // __WALL: also the guardian, which ends without a signal
+    let options = libc::WEXITED | libc::__WALL | if block { 0 } else { libc::WNOHANG };
     loop {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         let mut usage = MaybeUninit::<libc::rusage>::zeroed();

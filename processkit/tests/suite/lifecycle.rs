@@ -1,71 +1,12 @@
 //! C5, C9: what an owner intends outlives it, and nothing else does.
 
 use crate::rig::*;
-use crate::roles;
+use crate::roles::Owner;
 use processkit::{
     Adopted, Command, Error, Exit, ProcessGroup, ProcessGroupOptions, identity_of, pidfd_open, sweep_leaked,
 };
-use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Stdio};
-use tokio::sync::{Mutex, MutexGuard};
-
-/// An owner in a process of its own. One at a time: each sweeps when it starts, and some tests leave things to be swept.
-struct Owner {
-    process: Child,
-    lines: BufReader<ChildStdout>,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Owner {
-    async fn play(role: &str, name: &str) -> Owner {
-        let alone = alone().await;
-        Self::play_more(role, name, alone)
-    }
-
-    fn play_more(role: &str, name: &str, alone: MutexGuard<'static, ()>) -> Owner {
-        let mut command = roles::play(role, name);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("played");
-        let lines = BufReader::new(process.stdout.take().expect("a pipe"));
-        Owner { process, lines, _alone: alone }
-    }
-
-    /// The next thing it says, past what the test harness says.
-    fn line(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.lines.read_line(&mut line).expect("readable"), 0, "the owner ended early");
-            if let Some((_, said)) = line.split_once("> ") {
-                return said.trim_end().to_owned();
-            }
-        }
-    }
-
-    fn pid(&mut self) -> u32 {
-        self.line().parse().expect("a pid")
-    }
-
-    /// SIGKILL, no chance to tidy up.
-    fn die(mut self) -> MutexGuard<'static, ()> {
-        self.process.kill().expect("killed");
-        self.process.wait().expect("reaped");
-        self._alone
-    }
-
-    fn end(mut self) -> MutexGuard<'static, ()> {
-        assert!(self.process.wait().expect("reaped").success());
-        self._alone
-    }
-}
-
-async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    let alone = ALONE.lock().await;
-    drop(ProcessGroup::new().expect("a group")); // so that our own first sweep is behind us
-    within("the background", processkit::settled()).await;
-    alone
-}
 
 #[tokio::test]
 async fn a_persisted_group_survives_its_owner() {

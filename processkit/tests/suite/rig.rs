@@ -124,10 +124,24 @@ pub(crate) async fn vanished(path: &Path) {
     let waiting = tokio::task::spawn_blocking(move || {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
         let parent = path.parent().expect("a parent");
-        inotify.add_watch(parent, AddWatchFlags::IN_DELETE).expect("a watch");
+        match inotify.add_watch(parent, AddWatchFlags::IN_DELETE) {
+            Err(nix::Error::ENOENT) => return, // the directory of all groups went with the last one
+            other => other.expect("a watch"),
+        };
         while path.exists() {
             inotify.read_events().expect("events");
         }
     });
     within("the removal of a directory", waiting).await.expect("no panic");
+}
+
+/// Until the process is not even a zombie any more: the kernel hangs its pidfd up (Linux 6.9).
+pub(crate) async fn reaped(pidfd: OwnedFd) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::NONE).expect("polled");
+    });
+    within("a zombie to be reaped", waiting).await.expect("no panic");
 }

@@ -1,7 +1,10 @@
 //! Owners in processes of their own: this binary started again with a role. A role ends by being killed, or by its script.
 
+use crate::rig::within;
 use processkit::{Command, ProcessGroup, ProcessGroupOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Stdio};
+use tokio::sync::{Mutex, MutexGuard};
 
 const ROLE: &str = "PROCESSKIT_TEST_ROLE";
 const NAME: &str = "PROCESSKIT_TEST_NAME";
@@ -11,6 +14,62 @@ pub(crate) fn play(role: &str, name: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().expect("our own path"));
     command.args(["--exact", "roles::role", "--nocapture", "--quiet"]).env(ROLE, role).env(NAME, name);
     command
+}
+
+/// An owner in a process of its own. One at a time: each sweeps when it starts, and some tests leave things to be swept.
+pub(crate) struct Owner {
+    process: Child,
+    lines: BufReader<ChildStdout>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Owner {
+    pub(crate) async fn play(role: &str, name: &str) -> Owner {
+        let alone = alone().await;
+        Self::play_more(role, name, alone)
+    }
+
+    pub(crate) fn play_more(role: &str, name: &str, alone: MutexGuard<'static, ()>) -> Owner {
+        let mut command = play(role, name);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("played");
+        let lines = BufReader::new(process.stdout.take().expect("a pipe"));
+        Owner { process, lines, _alone: alone }
+    }
+
+    /// The next thing it says, past what the test harness says.
+    pub(crate) fn line(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.lines.read_line(&mut line).expect("readable"), 0, "the owner ended early");
+            if let Some((_, said)) = line.split_once("> ") {
+                return said.trim_end().to_owned();
+            }
+        }
+    }
+
+    pub(crate) fn pid(&mut self) -> u32 {
+        self.line().parse().expect("a pid")
+    }
+
+    /// SIGKILL, no chance to tidy up.
+    pub(crate) fn die(mut self) -> MutexGuard<'static, ()> {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("reaped");
+        self._alone
+    }
+
+    pub(crate) fn end(mut self) -> MutexGuard<'static, ()> {
+        assert!(self.process.wait().expect("reaped").success());
+        self._alone
+    }
+}
+
+async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    let alone = ALONE.lock().await;
+    drop(ProcessGroup::new().expect("a group")); // so that our own first sweep is behind us
+    within("the background", processkit::settled()).await;
+    alone
 }
 
 /// One role in this process if it was started for that; the list of roles is checked otherwise.
@@ -23,12 +82,14 @@ fn role() {
         Ok("leak persisted") => leak(true),
         Ok("cycles") => cycles(),
         Ok("settle") => settle(),
+        Ok("guard") => crate::guardian::guard(&name),
+        Ok("guards") => crate::guardian::guards(),
         Ok(other) => panic!("no such role: {other}"),
         Err(_) => assert!(play("persist", "x").get_args().any(|a| a == "roles::role")),
     }
 }
 
-fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "> {line}").expect("a reader");
     out.flush().expect("a reader");
@@ -115,7 +176,7 @@ fn settle() {
 }
 
 /// Holds nothing open that its starter could wait for.
-fn quiet_sleep() -> Command {
+pub(crate) fn quiet_sleep() -> Command {
     use processkit::Stdio;
     Command::new("sleep").arg("1000").stdout(Stdio::Null).stderr(Stdio::Null)
 }

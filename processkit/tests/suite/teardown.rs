@@ -108,16 +108,6 @@ async fn a_dropped_handle_is_reaped() {
     }
 }
 
-/// Until the process is not even a zombie any more: the kernel hangs its pidfd up (Linux 6.9).
-async fn reaped(pidfd: OwnedFd) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let waiting = tokio::task::spawn_blocking(move || {
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::NONE).expect("polled");
-    });
-    within("a zombie to be reaped", waiting).await.expect("no panic");
-}
-
 /// Waits can be given up and taken up again.
 #[tokio::test]
 async fn waits_are_cancel_safe() {
