@@ -42,6 +42,7 @@ pub fn sweep_leaked() -> Result<Vec<PathBuf>> {
             reaper::bury(Containment::Cgroup(Arc::new(cgroup)));
         }
     }
+    reaper::tidy_later(); // an owner that was killed may have left it empty
     Ok(taken)
 }
 

@@ -1,7 +1,7 @@
 //! What happens after a drop: zombies are reaped, killed groups emptied and their directories removed, by one thread that
 //! sleeps in epoll_wait(2) and is started when first needed.
 
-use crate::containment::{Cgroup, Containment, Member, Tree, is_gone, is_populated};
+use crate::containment::{Cgroup, Containment, Member, Tree, is_gone, is_populated, tidy};
 use crate::guardian;
 use crate::process::Child;
 use crate::sys::{self, Waited};
@@ -11,7 +11,9 @@ use nix::sys::signal::SigSet;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How often an empty directory that is busy is tried again before it is left to the next sweep.
@@ -40,7 +42,19 @@ pub(crate) fn later(work: fn()) {
     submit(Job::Call(work));
 }
 
-/// Wait until every group dropped so far is empty and its directory removed. For a program that is about to end: what the
+/// Remove the directory of all groups if it is still empty when nothing happened for a while: programs that make one group
+/// after the other should not make it each time.
+pub(crate) fn tidy_later() {
+    if !TIDYING.swap(true, Ordering::Relaxed) {
+        submit(Job::Tidy);
+    }
+}
+
+/// Whether the reaper knows that there may be something to tidy.
+static TIDYING: AtomicBool = AtomicBool::new(false);
+const UNTIDY: Duration = Duration::from_millis(200);
+
+/// Wait until every group dropped so far is empty and its directory removed, and the directory of all groups with the last. For a program that is about to end: what the
 /// background has not finished then is left to the sweep of a later one (the processes are dead in any case).
 ///
 /// Cancel safe.
@@ -48,6 +62,8 @@ pub async fn settled() {
     if let Some(Ok(reaper)) = REAPER.get() {
         let mut unfinished = reaper.unfinished.subscribe();
         let _ = unfinished.wait_for(|count| *count == 0).await; // the sender lives as long as the program
+        later(tidy);
+        let _ = unfinished.wait_for(|count| *count == 0).await;
     }
 }
 
@@ -57,12 +73,13 @@ enum Job {
     Tree(Arc<Tree>),
     Guardian { pid: u32, pidfd: Arc<OwnedFd> },
     Call(fn()),
+    Tidy,
 }
 
 impl Job {
-    /// A child may live on for as long as it likes, and so may the guardian; everything else comes to an end.
+    /// A child may live on for as long as it likes, and so may the guardian; tidying has time.
     fn is_counted(&self) -> bool {
-        !matches!(self, Job::Reap(_) | Job::Guardian { .. })
+        !matches!(self, Job::Reap(_) | Job::Guardian { .. } | Job::Tidy)
     }
 }
 
@@ -110,6 +127,7 @@ struct Table {
     epoll: Epoll,
     tasks: HashMap<u64, Task>,
     next: u64,
+    tidy_at: Option<Instant>,
 }
 
 enum Task {
@@ -132,7 +150,7 @@ impl Task {
 
 impl Table {
     fn new(epoll: Epoll) -> Self {
-        Table { epoll, tasks: HashMap::new(), next: BELL + 1 }
+        Table { epoll, tasks: HashMap::new(), next: BELL + 1, tidy_at: None }
     }
 
     fn run(mut self) {
@@ -142,7 +160,8 @@ impl Table {
         let Ok(reaper) = REAPER.wait() else { return };
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            let until = self.until_tidy();
+            let count = match self.epoll.wait(&mut events, until) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => continue,
                 Err(error) => {
@@ -178,6 +197,20 @@ impl Table {
         }
     }
 
+    /// Tidy if it is time, or until when to wait for more to do.
+    fn until_tidy(&mut self) -> EpollTimeout {
+        let Some(at) = self.tidy_at else { return EpollTimeout::NONE };
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.tidy_at = None;
+            TIDYING.store(false, Ordering::Relaxed); // before the look: whoever removes a group later asks again
+            tidy();
+            return EpollTimeout::NONE;
+        }
+        // one more, since a part of a millisecond is cut off
+        u16::try_from(left.as_millis() + 1).map_or(EpollTimeout::MAX, EpollTimeout::from)
+    }
+
     /// Whether the job is finished already.
     fn begin(&mut self, job: Job) -> bool {
         match job {
@@ -188,6 +221,10 @@ impl Table {
                 true
             }
             Job::Tree(tree) => self.tree(tree),
+            Job::Tidy => {
+                self.tidy_at = Some(Instant::now() + UNTIDY);
+                true
+            }
             Job::Cgroup(cgroup) => match cgroup.events_file() {
                 Ok(events) => self.resume(Task::Cgroup { cgroup, events }),
                 Err(error) if is_gone(&error) => true,

@@ -1,5 +1,6 @@
 //! One cgroup v2 directory (Documentation/admin-guide/cgroup-v2.rst).
 
+use crate::reaper;
 use crate::sys;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 /// How often the members are read again for ones that were born meanwhile.
 const PASSES: usize = 64;
+
+/// How often a group's directory is tried again because the one above was removed under it.
+const CREATION_TRIES: usize = 100;
 
 /// A cgroup by its descriptor. The path is for people, and for the removal.
 #[derive(Debug)]
@@ -26,17 +30,18 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 }
 
 impl Cgroup {
-    /// Make a directory that does not exist yet, and its parent where that is missing.
+    /// Make a directory that does not exist yet, and its parent where that is missing. Others may remove the parent as long
+    /// as it is empty, and make it again.
     pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
-        if let Err(error) = std::fs::create_dir(&path) {
-            match path.parent() {
-                Some(parent) if error.kind() == io::ErrorKind::NotFound => {
-                    match std::fs::create_dir(parent) {
-                        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                        _ => std::fs::create_dir(&path)?,
-                    }
-                }
-                _ => return Err(error),
+        let mut tries = 0;
+        while let Err(error) = std::fs::create_dir(&path) {
+            tries += 1;
+            let Some(parent) = path.parent().filter(|_| is_gone(&error) && tries < CREATION_TRIES) else {
+                return Err(error);
+            };
+            match std::fs::create_dir(parent) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
             }
         }
         Self::open(path.clone()).inspect_err(|_| {
@@ -209,10 +214,12 @@ impl Cgroup {
             _ => return Ok(true),
         }
         match std::fs::remove_dir(&self.path) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
-            Err(error) if !is_gone(&error) => Err(error),
-            _ => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
+            Err(error) if !is_gone(&error) => return Err(error),
+            _ => {}
         }
+        reaper::tidy_later();
+        Ok(true)
     }
 
     /// This directory and all below, parents first. Empty if it was removed.

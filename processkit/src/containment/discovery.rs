@@ -32,11 +32,19 @@ pub(crate) fn base() -> Result<&'static Path, MechanismReason> {
 /// Whether groups can be made at this place.
 fn probe(own: &Path) -> Result<PathBuf, MechanismReason> {
     let base = own.join(PREFIX);
-    match std::fs::create_dir(&base) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+    let made = match std::fs::create_dir(&base) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
         Err(error) => return Err(MechanismReason::NotWritable { path: base, cause: error.to_string() }),
+    };
+    let checked = check(&base);
+    if made {
+        let _ = std::fs::remove_dir(&base); // made again with the first group
     }
+    checked.map(|()| base)
+}
+
+fn check(base: &Path) -> Result<(), MechanismReason> {
     if !base.join("cgroup.kill").exists() {
         return Err(MechanismReason::NoCgroupKill);
     }
@@ -47,7 +55,14 @@ fn probe(own: &Path) -> Result<PathBuf, MechanismReason> {
             cause: error.to_string(),
         });
     }
-    Ok(base)
+    Ok(())
+}
+
+/// Remove the directory of all groups if there is none.
+pub(crate) fn tidy() {
+    if let Ok(base) = base() {
+        let _ = std::fs::remove_dir(base); // busy, as long as somebody has a group
+    }
 }
 
 /// One cgroup2 mount.

@@ -5,7 +5,7 @@ mod discovery;
 mod tree;
 
 pub(crate) use cgroup::{Cgroup, is_gone, is_populated};
-pub(crate) use discovery::base;
+pub(crate) use discovery::{base, tidy};
 pub(crate) use tree::{Member, Tree};
 
 use std::io;

@@ -2,6 +2,7 @@
 
 mod containment;
 mod descriptors;
+mod groups;
 mod guardian;
 mod lifecycle;
 mod rig;

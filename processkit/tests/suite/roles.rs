@@ -16,6 +16,14 @@ pub(crate) fn play(role: &str, name: &str) -> std::process::Command {
     command
 }
 
+/// [`play`], for a group. It says what it says without the end of a line before it.
+pub(crate) fn part(role: &str, name: &str) -> Command {
+    let play = play(role, name);
+    let part = Command::new(play.get_program()).args(play.get_args());
+    let part = play.get_envs().fold(part, |part, (key, value)| part.env(key, value.unwrap_or_default()));
+    part.stderr(processkit::Stdio::Inherit)
+}
+
 /// An owner in a process of its own. One at a time: each sweeps when it starts, and some tests leave things to be swept.
 pub(crate) struct Owner {
     process: Child,
@@ -83,6 +91,7 @@ fn role() {
         Ok("cycles") => cycles(),
         Ok("settle") => settle(),
         Ok("guard") => crate::guardian::guard(&name),
+        Ok("tidy") => crate::groups::tidy(),
         Ok("guards") => crate::guardian::guards(),
         Ok(other) => panic!("no such role: {other}"),
         Err(_) => assert!(play("persist", "x").get_args().any(|a| a == "roles::role")),
