@@ -1,5 +1,9 @@
 //! What to run: a program, its environment and its descriptors.
 
+use crate::limits::Limits;
+use crate::options::ProcessGroupOptions;
+use crate::output::{LineCallback, OutputBufferPolicy};
+use crate::stdin::Stdin;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -16,6 +20,8 @@ pub enum Stdio {
     Null,
     /// The same as ours.
     Inherit,
+    /// A pipe whose other end is ours.
+    Piped,
     /// This descriptor.
     Fd(Arc<OwnedFd>),
 }
@@ -35,7 +41,7 @@ impl From<File> for Stdio {
 /// A program to start. A value: cloning is cheap, nothing is looked up before the spawn.
 ///
 /// The child gets exactly the descriptors named here: standard input (`/dev/null` unless asked otherwise), output and error
-/// (inherited), and those of [`pass_fd`](Command::pass_fd). It leads a process group of its own, has no signal blocked and
+/// (pipes that are always drained, whoever looks at them), and those of [`pass_fd`](Command::pass_fd). It leads a process group of its own, has no signal blocked and
 /// the default action for every signal except those ignored here; SIGPIPE is never ignored.
 #[derive(Clone)]
 #[must_use = "a command does nothing until a group starts it"]
@@ -48,6 +54,12 @@ pub struct Command {
     pub(crate) passed: BTreeMap<RawFd, Arc<OwnedFd>>,
     pub(crate) file: Option<Arc<OwnedFd>>,
     pub(crate) setsid: bool,
+    pub(crate) input: Stdin,
+    pub(crate) keep_stdin_open: bool,
+    pub(crate) on_line: [Option<LineCallback>; 2],
+    pub(crate) output_buffer: OutputBufferPolicy,
+    pub(crate) limits: Limits,
+    pub(crate) group_options: ProcessGroupOptions,
 }
 
 /// The environment as it differs from ours.
@@ -112,10 +124,16 @@ impl Command {
             arguments: Vec::new(),
             directory: None,
             environment: Environment::default(),
-            streams: [Stdio::Null, Stdio::Inherit, Stdio::Inherit],
+            streams: [Stdio::Null, Stdio::Piped, Stdio::Piped],
             passed: BTreeMap::new(),
             file: None,
             setsid: false,
+            input: Stdin::empty(),
+            keep_stdin_open: false,
+            on_line: [None, None],
+            output_buffer: OutputBufferPolicy::default(),
+            limits: Limits::default(),
+            group_options: ProcessGroupOptions::default(),
         }
     }
 
@@ -199,21 +217,72 @@ impl Command {
         self
     }
 
-    /// Standard input; `/dev/null` by default.
-    pub fn stdin_from(mut self, stdio: impl Into<Stdio>) -> Self {
-        self.streams[0] = stdio.into();
+    /// What the child reads from its standard input, fed in the background; nothing (`/dev/null`) by default.
+    pub fn stdin(mut self, stdin: Stdin) -> Self {
+        let piped = self.keep_stdin_open || !stdin.is_empty();
+        self.streams[0] = if piped { Stdio::Piped } else { Stdio::Null };
+        self.input = stdin;
         self
     }
 
-    /// Standard output; inherited by default.
+    /// Keep standard input open: a pipe, handed out by
+    /// [`RunningProcess::standard_input`](crate::RunningProcess::standard_input). A [`stdin`](Command::stdin) given as well is
+    /// written first. The verbs that consume the process close a pipe that nobody took.
+    pub fn keep_stdin_open(mut self) -> Self {
+        self.keep_stdin_open = true;
+        self.streams[0] = Stdio::Piped;
+        self
+    }
+
+    /// Standard input from a descriptor, or as ours, instead of a [`Stdin`].
+    pub fn stdin_from(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.streams[0] = stdio.into();
+        self.input = Stdin::empty();
+        self.keep_stdin_open = matches!(self.streams[0], Stdio::Piped);
+        self
+    }
+
+    /// Standard output; a pipe by default. What does not go into the pipe is in no result.
     pub fn stdout(mut self, stdio: impl Into<Stdio>) -> Self {
         self.streams[1] = stdio.into();
         self
     }
 
-    /// Standard error; inherited by default.
+    /// Standard error; a pipe by default. What does not go into the pipe is in no result.
     pub fn stderr(mut self, stdio: impl Into<Stdio>) -> Self {
         self.streams[2] = stdio.into();
+        self
+    }
+
+    /// How much of the output is kept; all of it by default. The pipes are drained in any case.
+    pub fn output_buffer(mut self, policy: OutputBufferPolicy) -> Self {
+        self.output_buffer = policy;
+        self
+    }
+
+    /// Look at each line of standard output as it comes, in the task that drains the pipe: it must not block. A panic in it
+    /// ends the looking, not the run. Does not take the line from anybody else.
+    pub fn on_stdout_line<F>(mut self, look: F) -> Self
+    where
+        F: Fn(&str) + Send + Sync + 'static,
+    {
+        self.on_line[0] = Some(LineCallback::new(look));
+        self
+    }
+
+    /// As [`on_stdout_line`](Command::on_stdout_line), for standard error.
+    pub fn on_stderr_line<F>(mut self, look: F) -> Self
+    where
+        F: Fn(&str) + Send + Sync + 'static,
+    {
+        self.on_line[1] = Some(LineCallback::new(look));
+        self
+    }
+
+    /// How the private group of [`start`](Command::start) and the other verbs is made. A
+    /// [`ProcessGroup`](crate::ProcessGroup) that starts this has its own options.
+    pub fn group_options(mut self, options: ProcessGroupOptions) -> Self {
+        self.group_options = options;
         self
     }
 
@@ -226,6 +295,11 @@ impl Command {
     /// The program as it was asked for.
     pub fn program(&self) -> &OsStr {
         &self.program
+    }
+
+    /// The program in errors and results.
+    pub(crate) fn name(&self) -> String {
+        self.program.to_string_lossy().into_owned()
     }
 
     /// The arguments, without the program.
@@ -252,6 +326,9 @@ impl fmt::Debug for Command {
             .field("passed", &self.passed)
             .field("file", &self.file)
             .field("setsid", &self.setsid)
+            .field("stdin", &self.input)
+            .field("output_buffer", &self.output_buffer)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 /// The result of every fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An operation that could not be done. How a process ended is never an error here: see [`Exit`](crate::Exit).
+/// An operation that could not be done. How a process ended is an error only for the verbs that ask for success: see
+/// [`Outcome`](crate::Outcome) and [`Exit`](crate::Exit).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -18,9 +19,29 @@ pub enum Error {
         /// The cause; a program that was searched for names the path searched.
         source: io::Error,
     },
+    /// It ended, but not with an accepted code. Displayed in one line, with the last line of what it said.
+    #[error("`{program}` {}{}", ending(*code), last_line(stderr, stdout))]
+    Exit {
+        /// The program as it was asked for.
+        program: String,
+        /// Its exit code; minus the number of the signal that ended it.
+        code: i32,
+        /// What it wrote to its standard output, as far as it was captured.
+        stdout: String,
+        /// What it wrote to its standard error, as far as it was captured.
+        stderr: String,
+    },
     /// A time limit ran out.
     #[error("`{program}` did not end within {timeout:?}")]
     Timeout {
+        /// The program as it was asked for.
+        program: String,
+        /// The limit.
+        timeout: Duration,
+    },
+    /// What was waited for did not happen in time, or cannot happen any more because the process ended.
+    #[error("`{program}` was not ready within {timeout:?}, or ended before")]
+    NotReady {
         /// The program as it was asked for.
         program: String,
         /// The limit.
@@ -31,6 +52,17 @@ pub enum Error {
     Unsupported {
         /// What was asked for, and what is missing.
         operation: String,
+    },
+    /// A limit of a group that cannot be enforced.
+    #[cfg(feature = "limits")]
+    #[error("limit cannot be enforced: {0}")]
+    ResourceLimit(String),
+    /// The token of [`Command::cancel_on`](crate::Command::cancel_on) fired before it ended.
+    #[cfg(feature = "cancellation")]
+    #[error("`{program}` was cancelled")]
+    Cancelled {
+        /// The program as it was asked for.
+        program: String,
     },
     /// The kernel refused.
     #[error(transparent)]
@@ -48,11 +80,67 @@ impl Error {
         self.kind() == Some(io::ErrorKind::PermissionDenied)
     }
 
+    /// Whether the same may work a moment later: the system was short of something, or busy. A timeout is not, nor is what a
+    /// program makes of its own end.
+    pub fn is_transient(&self) -> bool {
+        let (Error::Spawn { source, .. } | Error::Io(source)) = self else { return false };
+        matches!(
+            source.raw_os_error(),
+            Some(
+                libc::EAGAIN
+                    | libc::EINTR
+                    | libc::EMFILE
+                    | libc::ENFILE
+                    | libc::ENOMEM
+                    | libc::ETXTBSY
+                    | libc::EBUSY
+            )
+        ) || matches!(
+            source.kind(),
+            io::ErrorKind::Interrupted
+                | io::ErrorKind::WouldBlock
+                | io::ErrorKind::ResourceBusy
+                | io::ErrorKind::ExecutableFileBusy
+        )
+    }
+
+    /// What a program that ended said about it: its standard error, or its standard output if that is blank.
+    pub fn diagnostic(&self) -> Option<&str> {
+        match self {
+            Error::Exit { stdout, stderr, .. } => {
+                Some(diagnostic(stderr, stdout)).filter(|said| !said.is_empty())
+            }
+            _ => None,
+        }
+    }
+
     fn kind(&self) -> Option<io::ErrorKind> {
         match self {
             Error::Spawn { source, .. } | Error::Io(source) => Some(source.kind()),
-            Error::Timeout { .. } | Error::Unsupported { .. } => None,
+            _ => None,
         }
+    }
+}
+
+/// What was said on standard error, or else on standard output, without the white space around it.
+pub(crate) fn diagnostic<'a>(stderr: &'a str, stdout: &'a str) -> &'a str {
+    match stderr.trim() {
+        "" => stdout.trim(),
+        said => said,
+    }
+}
+
+fn ending(code: i32) -> String {
+    match code {
+        ..0 => format!("was ended by signal {}", -i64::from(code)),
+        _ => format!("exited with code {code}"),
+    }
+}
+
+fn last_line(stderr: &str, stdout: &str) -> String {
+    match diagnostic(stderr, stdout).lines().next_back() {
+        Some(line) => format!(": {}", line.trim()),
+        None => String::new(),
     }
 }
 
@@ -67,5 +155,22 @@ mod tests {
         assert!(spawn(io::ErrorKind::PermissionDenied).is_permission_denied());
         assert!(!spawn(io::ErrorKind::PermissionDenied).is_not_found());
         assert!(!Error::Unsupported { operation: "x".into() }.is_not_found());
+        assert!(Error::from(io::Error::from_raw_os_error(libc::EAGAIN)).is_transient());
+        assert!(!spawn(io::ErrorKind::NotFound).is_transient());
+    }
+
+    #[test]
+    fn an_exit_is_one_line() {
+        let exit = |code, stdout: &str, stderr: &str| Error::Exit {
+            program: "x".into(),
+            code,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        };
+        assert_eq!(exit(3, "", "").to_string(), "`x` exited with code 3");
+        assert_eq!(exit(-9, "", "").to_string(), "`x` was ended by signal 9");
+        assert_eq!(exit(1, "out\n", "one\ntwo\n\n").to_string(), "`x` exited with code 1: two");
+        assert_eq!(exit(1, "out\n", " \n").diagnostic(), Some("out"));
+        assert_eq!(exit(1, "", "").diagnostic(), None);
     }
 }

@@ -8,8 +8,11 @@ use crate::launch::{Birthplace, launch};
 use crate::mechanism::{Mechanism, MechanismReason};
 use crate::options::ProcessGroupOptions;
 use crate::owner::{Owner, sweep_once};
-use crate::process::RunningProcess;
+use crate::pipes::Pipes;
+use crate::process::Child;
 use crate::reaper;
+use crate::run::check_begin;
+use crate::running::RunningProcess;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -116,7 +119,7 @@ impl ProcessGroup {
     }
 
     fn over(cgroup: Cgroup, options: ProcessGroupOptions, intent: Intent) -> Self {
-        tracing::debug!(path = %cgroup.path().display(), "group opened");
+        event!(debug, path = cgroup.path().display(), "group opened");
         ProcessGroup {
             containment: Containment::Cgroup(Arc::new(cgroup)),
             reason: MechanismReason::Strongest,
@@ -128,7 +131,7 @@ impl ProcessGroup {
     }
 
     fn fallback(options: ProcessGroupOptions, reason: MechanismReason) -> Result<Self> {
-        tracing::debug!(%reason, "group without a cgroup");
+        event!(debug, reason = reason, "group without a cgroup");
         let group = ProcessGroup {
             containment: Containment::Tree(Arc::new(Tree::new()?)),
             reason,
@@ -171,7 +174,12 @@ impl ProcessGroup {
         if self.options.guardian && self.guardian.is_none() {
             match Guardian::watch(&self.containment) {
                 Ok(guardian) => self.guardian = Some(guardian),
-                Err(error) => tracing::error!(%error, group = ?self.location(), "the group is not guarded"),
+                Err(error) => event!(
+                    error,
+                    error = error,
+                    group = format_args!("{:?}", self.location()),
+                    "the group is not guarded"
+                ),
             }
         }
     }
@@ -203,7 +211,7 @@ impl ProcessGroup {
         if let Containment::Cgroup(cgroup) = &self.containment
             && let Err(error) = cgroup.keep(keep)
         {
-            tracing::warn!(%error, path = %cgroup.path().display(), "cannot mark the group");
+            event!(warn, error = error, path = cgroup.path().display(), "cannot mark the group");
         }
     }
 
@@ -235,28 +243,36 @@ impl ProcessGroup {
     /// # Errors
     /// [`Error::Spawn`] with the program's name; nothing of the attempt is left then.
     pub async fn start(&self, command: &Command) -> Result<RunningProcess> {
-        self.start_blocking(command)
+        let mut process = self.start_blocking(command)?;
+        process.awaken();
+        Ok(process)
     }
 
-    /// [`ProcessGroup::start`] outside of async code. Needs no runtime.
+    /// [`ProcessGroup::start`] outside of async code. Needs no runtime; what comes through pipes is read from the first call
+    /// on that awaits something.
     ///
     /// # Errors
     /// As for [`ProcessGroup::start`].
     pub fn start_blocking(&self, command: &Command) -> Result<RunningProcess> {
-        let without_clone3 = self.options.without_clone3;
-        let child = match &self.containment {
-            Containment::Cgroup(cgroup) => {
-                let place = Birthplace { cgroup: Some(cgroup.directory()), mark: None, without_clone3 };
-                Arc::new(launch(command, place)?)
-            }
-            Containment::Tree(tree) => {
-                let place = Birthplace { cgroup: None, mark: Some(tree.mark()), without_clone3 };
-                let child = Arc::new(launch(command, place)?);
-                tree.add(Arc::clone(&child));
-                child
-            }
+        let (child, pipes) = self.launch(command)?;
+        Ok(RunningProcess::new(child, command, pipes, None))
+    }
+
+    /// A member, and our ends of its pipes.
+    pub(crate) fn launch(&self, command: &Command) -> Result<(Arc<Child>, Pipes)> {
+        check_begin(command)?;
+        let pipes = Pipes::open(command)?;
+        let (cgroup, mark) = match &self.containment {
+            Containment::Cgroup(cgroup) => (Some(cgroup.directory()), None),
+            Containment::Tree(tree) => (None, Some(tree.mark())),
         };
-        Ok(RunningProcess::new(child))
+        let without_clone3 = self.options.without_clone3;
+        let place = Birthplace { cgroup, mark, without_clone3, pipes: pipes.child_ends() };
+        let child = Arc::new(launch(command, place)?);
+        if let Containment::Tree(tree) = &self.containment {
+            tree.add(Arc::clone(&child));
+        }
+        Ok((child, pipes))
     }
 
     pub(crate) fn unsupported(&self, what: &str) -> Error {
@@ -268,7 +284,12 @@ impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if self.intent == Intent::Kill {
             if let Err(error) = self.containment.kill() {
-                tracing::warn!(%error, group = ?self.location(), "cannot kill a dropped group");
+                event!(
+                    warn,
+                    error = error,
+                    group = format_args!("{:?}", self.location()),
+                    "cannot kill a dropped group"
+                );
             }
             reaper::bury(self.containment.clone());
         }

@@ -78,7 +78,12 @@ pub(crate) fn ended(pid: u32) {
     let mut post = post();
     if post.link.as_ref().is_some_and(|link| link.pid == pid) {
         post.link = None;
-        tracing::error!(pid, groups = post.wards.len(), "the guardian was ended: its groups are not guarded");
+        event!(
+            error,
+            pid = pid,
+            groups = post.wards.len(),
+            "the guardian was ended: its groups are not guarded"
+        );
     }
 }
 
@@ -126,7 +131,7 @@ impl Post {
             }
         }
         let started = sys::start_guardian()?;
-        tracing::debug!(pid = started.pid, "guardian started");
+        event!(debug, pid = started.pid, "guardian started");
         let pidfd = Arc::new(started.pidfd);
         reaper::mourn(started.pid, Arc::clone(&pidfd));
         let link = self.link.insert(Link { pid: started.pid, pidfd, socket: started.socket });
@@ -143,7 +148,7 @@ impl Post {
     fn lose(&mut self) {
         if let Some(link) = self.link.take() {
             if !self.wards.is_empty() {
-                tracing::error!(pid = link.pid, "the guardian does not answer: its groups are not guarded");
+                event!(error, pid = link.pid, "the guardian does not answer: its groups are not guarded");
             }
             let _ = sys::pidfd_send_signal(link.pidfd.as_fd(), libc::SIGKILL); // gone is what we want
         }

@@ -23,6 +23,8 @@ pub(crate) struct Birthplace<'a> {
     pub(crate) mark: Option<(OsString, OsString)>,
     /// Only to test the older way.
     pub(crate) without_clone3: bool,
+    /// What [`Stdio::Piped`] stands for, for each stream.
+    pub(crate) pipes: [Option<BorrowedFd<'a>>; 3],
 }
 
 /// Start a child. On an error nothing of it is left.
@@ -81,13 +83,17 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
         true => Some(OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?)),
         false => None,
     };
-    let streams = (0..).zip(&command.streams).map(|(target, stream)| match stream {
-        Stdio::Null => {
-            Move { source: null.as_ref().map_or(-1, |null| null.as_raw_fd()), target, optional: false }
-        }
-        Stdio::Inherit => Move { source: target, target, optional: true },
-        Stdio::Fd(fd) => Move { source: fd.as_raw_fd(), target, optional: false },
-    });
+    let streams =
+        (0..).zip(&command.streams).zip(birthplace.pipes).map(|((target, stream), pipe)| match stream {
+            Stdio::Null => {
+                Move { source: null.as_ref().map_or(-1, |null| null.as_raw_fd()), target, optional: false }
+            }
+            Stdio::Inherit => Move { source: target, target, optional: true },
+            Stdio::Fd(fd) => Move { source: fd.as_raw_fd(), target, optional: false },
+            Stdio::Piped => {
+                Move { source: pipe.map_or(-1, |pipe| pipe.as_raw_fd()), target, optional: false }
+            }
+        });
     let passed = command.passed.iter().map(|(target, fd)| Move {
         source: fd.as_raw_fd(),
         target: *target,
@@ -116,7 +122,7 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     let start_time_ticks = Stat::read(spawned.pid).map_or(0, |stat| stat.start);
     let boot_id = boot_id().unwrap_or_default().to_owned();
     let identity = ProcessIdentity { pid: spawned.pid, start_time_ticks, boot_id };
-    tracing::debug!(pid = spawned.pid, "process started");
+    event!(debug, pid = spawned.pid, "process started");
     Ok(Child::new(spawned.pidfd, identity, script))
 }
 

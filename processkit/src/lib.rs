@@ -34,6 +34,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("processkit is written for Linux");
 
+#[macro_use]
+mod trace;
+
 mod command;
 mod containment;
 mod control;
@@ -44,14 +47,22 @@ mod guardian;
 mod identity;
 mod ladder;
 mod launch;
+mod limits;
 mod mechanism;
 mod options;
+mod output;
 mod owner;
+mod pipes;
 mod process;
 mod reaper;
+mod result;
+mod run;
+mod running;
 mod signal;
+mod stdin;
 mod sys;
 mod teardown;
+mod verbs;
 mod watch;
 
 pub use command::{Command, Stdio};
@@ -62,8 +73,16 @@ pub use guardian::Guardian;
 pub use identity::{ProcessIdentity, identity_of};
 pub use mechanism::{Mechanism, MechanismReason};
 pub use options::ProcessGroupOptions;
+pub use output::{OutputBufferPolicy, OverflowMode, StdoutLines};
 pub use owner::sweep_leaked;
-pub use process::{Adopted, RunningProcess, pidfd_open};
+pub use process::{Adopted, pidfd_open};
 pub use reaper::settled;
+pub use result::{Outcome, ProcessResult};
+pub use running::RunningProcess;
 pub use signal::Signal;
+pub use stdin::{ProcessStdin, Stdin};
+pub use tokio_stream::StreamExt;
+#[cfg(feature = "cancellation")]
+pub use tokio_util::sync::CancellationToken;
+pub use verbs::{output, run};
 pub use watch::{kill_by_fd, wait_empty_by_fd};

@@ -37,7 +37,7 @@ pub fn sweep_leaked() -> Result<Vec<PathBuf>> {
         let Ok(cgroup) = Cgroup::open(entry.path()) else { continue };
         let spared = cgroup.is_kept().unwrap_or(true) && cgroup.is_populated().unwrap_or(true);
         if !spared && cgroup.kill().is_ok() {
-            tracing::info!(path = %cgroup.path().display(), "sweeping the group of a dead owner");
+            event!(info, path = cgroup.path().display(), "sweeping the group of a dead owner");
             taken.push(entry.path());
             reaper::bury(Containment::Cgroup(Arc::new(cgroup)));
         }
@@ -51,7 +51,7 @@ pub(crate) fn sweep_once() {
     ONCE.call_once(|| {
         reaper::later(|| {
             if let Err(error) = sweep_leaked() {
-                tracing::warn!(%error, "cannot sweep leaked groups");
+                event!(warn, error = error, "cannot sweep leaked groups");
             }
         });
     });

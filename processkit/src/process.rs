@@ -1,9 +1,8 @@
-//! One process: started by us, or taken over by its pidfd.
+//! One process: a child of ours, or taken over by its pidfd.
 
 use crate::error::Result;
 use crate::exit::{Exit, Usage};
 use crate::identity::{ProcessIdentity, Stat};
-use crate::reaper;
 use crate::signal::Signal;
 use crate::sys::{self, Waited};
 use crate::watch;
@@ -85,7 +84,7 @@ impl Child {
                 }
             };
             if let Some(End { exit, .. }) = *end {
-                tracing::debug!(pid = self.pid(), %exit, "process ended");
+                event!(debug, pid = self.pid(), exit = exit, "process ended");
             }
         }
         Ok(end.map(|end| end.exit))
@@ -93,84 +92,10 @@ impl Child {
 }
 
 /// A signal through a pidfd; one that is gone needs none.
-fn send(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<()> {
+pub(crate) fn send(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<()> {
     match sys::pidfd_send_signal(pidfd, signal.as_raw()) {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error.into()),
         _ => Ok(()),
-    }
-}
-
-/// A process started by a [`ProcessGroup`](crate::ProcessGroup).
-///
-/// The handle owns nothing but the right to the exit status: dropping it leaves the process running in its group, and a
-/// reaper takes the status when it ends, so that no zombie stays.
-#[derive(Debug)]
-pub struct RunningProcess {
-    child: Arc<Child>,
-}
-
-impl RunningProcess {
-    pub(crate) fn new(child: Arc<Child>) -> Self {
-        RunningProcess { child }
-    }
-
-    /// Its pid; `None` once it is reaped, because the number may be somebody else's then.
-    pub fn pid(&self) -> Option<u32> {
-        (!self.child.is_reaped()).then(|| self.child.pid())
-    }
-
-    /// Its pidfd, there from birth.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.child.pidfd()
-    }
-
-    /// Which process it is, for a later comparison. Stays known after the end.
-    pub fn identity(&self) -> ProcessIdentity {
-        self.child.identity().clone()
-    }
-
-    /// Wait for its end. It is reaped when this returns; asking again gives the same answer.
-    ///
-    /// Cancel safe: dropping the future loses nothing.
-    ///
-    /// # Errors
-    /// If the runtime cannot watch the pidfd.
-    pub async fn exit(&mut self) -> Result<Exit> {
-        loop {
-            if let Some(exit) = self.child.try_reap()? {
-                return Ok(exit);
-            }
-            watch::ended(self.child.pidfd()).await?;
-        }
-    }
-
-    /// Its status if it has ended; reaped then.
-    ///
-    /// # Errors
-    /// If the kernel refuses the wait.
-    pub fn try_exit(&mut self) -> Result<Option<Exit>> {
-        Ok(self.child.try_reap()?)
-    }
-
-    /// What it used in all, once it is reaped: [`None`] before, and if somebody else reaped it.
-    pub fn usage(&self) -> Option<Usage> {
-        self.child.usage()
-    }
-
-    /// Send a signal to this process alone. One that has ended already is a success.
-    ///
-    /// # Errors
-    /// `EPERM` for a process that changed its uid beyond our reach, `EINVAL` for a number that is no signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        send(self.child.pidfd(), signal)
-    }
-}
-
-impl Drop for RunningProcess {
-    fn drop(&mut self) {
-        if !matches!(self.child.try_reap(), Ok(Some(_))) {
-            reaper::reap(Arc::clone(&self.child));
-        }
     }
 }
 

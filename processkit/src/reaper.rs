@@ -114,7 +114,11 @@ fn submit(job: Job) {
             let _ = reaper.bell.write(1); // full means it is rung already
         }
         Err(error) => {
-            tracing::warn!(%error, "no reaper thread: zombies and directories stay until this process ends")
+            event!(
+                warn,
+                error = error,
+                "no reaper thread: zombies and directories stay until this process ends"
+            )
         }
     }
 }
@@ -165,7 +169,7 @@ impl Table {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => continue,
                 Err(error) => {
-                    tracing::error!(%error, "the reaper cannot wait");
+                    event!(error, error = error, "the reaper cannot wait");
                     return;
                 }
             };
@@ -229,7 +233,12 @@ impl Table {
                 Ok(events) => self.resume(Task::Cgroup { cgroup, events }),
                 Err(error) if is_gone(&error) => true,
                 Err(error) => {
-                    tracing::warn!(%error, path = %cgroup.path().display(), "cannot watch a killed group");
+                    event!(
+                        warn,
+                        error = error,
+                        path = cgroup.path().display(),
+                        "cannot watch a killed group"
+                    );
                     true
                 }
             },
@@ -255,7 +264,12 @@ impl Table {
                 Ok(true) => true,
                 Ok(false) => self.watch(Task::Cgroup { cgroup, events }),
                 Err(error) => {
-                    tracing::warn!(%error, path = %cgroup.path().display(), "cannot remove a killed group");
+                    event!(
+                        warn,
+                        error = error,
+                        path = cgroup.path().display(),
+                        "cannot remove a killed group"
+                    );
                     true
                 }
             },
@@ -270,7 +284,7 @@ impl Table {
                 self.watch(Task::Tree { tree, survivor })
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot look for the members of a killed group");
+                event!(warn, error = error, "cannot look for the members of a killed group");
                 true
             }
         }
@@ -287,7 +301,7 @@ impl Table {
                 false
             }
             Err(error) => {
-                tracing::warn!(%error, "the reaper cannot watch");
+                event!(warn, error = error, "the reaper cannot watch");
                 true
             }
         }
@@ -301,7 +315,7 @@ fn clear_away(cgroup: &Cgroup, events: BorrowedFd<'_>) -> io::Result<bool> {
             return Ok(false);
         }
         if cgroup.try_remove()? {
-            tracing::debug!(path = %cgroup.path().display(), "group removed");
+            event!(debug, path = cgroup.path().display(), "group removed");
             return Ok(true);
         }
         cgroup.kill()?; // something was born into it

@@ -74,7 +74,11 @@ impl ProcessGroup {
                     Order::Terminate => self.terminate_all()?,
                     Order::ArmGrace => grace_over = Instant::now() + self.options.shutdown_timeout,
                     Order::Kill => {
-                        tracing::debug!(group = ?self.location(), "grace is over, killing");
+                        event!(
+                            debug,
+                            group = format_args!("{:?}", self.location()),
+                            "grace is over, killing"
+                        );
                         self.kill()?;
                     }
                 }
@@ -121,7 +125,7 @@ impl ProcessGroup {
             }
         }
         self.intent = Intent::Leave;
-        tracing::debug!(group = ?self.location(), "group removed");
+        event!(debug, group = format_args!("{:?}", self.location()), "group removed");
         Ok(())
     }
 

@@ -1,16 +1,36 @@
 //! Waiting for the kernel without a clock, and the two acts that need nothing but a descriptor.
 
 use crate::containment::is_populated;
+use crate::process::Child;
 use crate::sys;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Until the process behind the pidfd has ended. Cancel safe.
 pub(crate) async fn ended(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     sys::watched(pidfd, Interest::READABLE)?.readable().await?.retain_ready();
     Ok(())
+}
+
+/// A child as the runtime watches it: registered once, for as many as wait.
+#[derive(Debug)]
+pub(crate) struct Watched(Arc<Child>);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.pidfd().as_raw_fd()
+    }
+}
+
+impl sys::Owned for Watched {}
+
+/// Watch a child's end.
+pub(crate) fn child(child: Arc<Child>) -> io::Result<AsyncFd<Watched>> {
+    sys::watched(Watched(child), Interest::READABLE)
 }
 
 /// Until `cgroup.events` says `populated 0`, or the cgroup is removed. Cancel safe.

@@ -1,0 +1,276 @@
+//! From a pipe into a buffer, for as long as somebody writes.
+
+use super::buffer::{Buffer, OutputBufferPolicy};
+use crate::command::Command;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::AbortHandle;
+
+/// Room for one read: what a pipe holds by default (pipe(7)).
+const ROOM: usize = 64 * 1024;
+/// What a pipe that was full may hold from then on; the default limit of `/proc/sys/fs/pipe-max-size`.
+const FULL_ROOM: usize = 1024 * 1024;
+
+/// Who looks at each line.
+#[derive(Clone)]
+pub(crate) struct LineCallback(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl LineCallback {
+    pub(crate) fn new(look: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        LineCallback(Arc::new(look))
+    }
+}
+
+impl fmt::Debug for LineCallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LineCallback")
+    }
+}
+
+/// One output of a process, shared by its handle, whoever drains the pipe, and whoever reads lines.
+#[derive(Debug)]
+pub(crate) struct Sink(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    buffer: Buffer,
+    on_line: Option<LineCallback>,
+    source: Source,
+    readers: Vec<Waker>,
+}
+
+/// Where the bytes come from.
+#[derive(Debug)]
+enum Source {
+    /// Nobody drains the pipe yet.
+    Waiting(OwnedFd),
+    /// Somebody does: a task, unless it is done by whoever waits.
+    Draining(Option<AbortHandle>),
+    /// Nothing more will come.
+    Ended,
+}
+
+impl Sink {
+    /// For a stream of this command; without a pipe nothing comes.
+    pub(crate) fn new(command: &Command, stream: usize, pipe: Option<OwnedFd>) -> Arc<Self> {
+        Arc::new(Sink(Mutex::new(State {
+            buffer: Buffer::new(command.output_buffer),
+            on_line: command.on_line[stream].clone(),
+            source: pipe.map_or(Source::Ended, Source::Waiting),
+            readers: Vec::new(),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drain the pipe in a task, from now on. Nothing happens outside of a runtime, or the second time.
+    pub(crate) fn start(self: &Arc<Self>) {
+        let mut state = self.state();
+        if matches!(state.source, Source::Waiting(_))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && let Source::Waiting(pipe) = std::mem::replace(&mut state.source, Source::Draining(None))
+        {
+            let task = runtime.spawn(Arc::clone(self).pump(pipe));
+            state.source = Source::Draining(Some(task.abort_handle()));
+        }
+    }
+
+    /// Until nothing more comes, draining the pipe here if nobody does. Cancel safe only where [`start`](Sink::start) was
+    /// called before.
+    pub(crate) async fn drained(self: &Arc<Self>) {
+        let waiting = {
+            let mut state = self.state();
+            match std::mem::replace(&mut state.source, Source::Draining(None)) {
+                Source::Waiting(pipe) => Some(pipe),
+                other => {
+                    state.source = other;
+                    None
+                }
+            }
+        };
+        match waiting {
+            Some(pipe) => Arc::clone(self).pump(pipe).await,
+            None => {
+                poll_fn(|context| {
+                    let mut state = self.state();
+                    if matches!(state.source, Source::Ended) { Poll::Ready(()) } else { state.pend(context) }
+                })
+                .await
+            }
+        }
+    }
+
+    /// Nobody is interested any more: the pipe is closed.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state();
+        if let Source::Draining(Some(task)) = &state.source {
+            task.abort();
+        }
+        state.end();
+    }
+
+    /// The next line; `None` when there will be none. Cancel safe.
+    pub(crate) async fn next_line(self: &Arc<Self>) -> Option<String> {
+        poll_fn(|context| self.poll_line(context)).await
+    }
+
+    fn poll_line(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Option<String>> {
+        self.start();
+        let mut state = self.state();
+        match state.buffer.pop() {
+            Some(line) => Poll::Ready(Some(line)),
+            None if matches!(state.source, Source::Ended) => Poll::Ready(None),
+            None => state.pend(context),
+        }
+    }
+
+    /// A line that is there already.
+    pub(crate) fn ready_line(&self) -> Option<String> {
+        self.state().buffer.pop()
+    }
+
+    pub(crate) fn take_bytes(&self) -> Vec<u8> {
+        self.state().buffer.take()
+    }
+
+    pub(crate) fn take_text(&self) -> String {
+        super::lines::joined(self.take_bytes())
+    }
+
+    pub(crate) fn seen(&self) -> usize {
+        self.state().buffer.seen()
+    }
+
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.state().buffer.is_truncated()
+    }
+
+    async fn pump(self: Arc<Self>, pipe: OwnedFd) {
+        let on_line = self.state().on_line.clone();
+        let mut look = on_line.map(|callback| (callback, Buffer::new(OutputBufferPolicy::unbounded())));
+        // What cannot be read any more has ended, as far as we can tell.
+        if let Ok(receiver) = Receiver::from_owned_fd(pipe) {
+            let mut room = ROOM;
+            while let Ok(more) = self.read(&receiver, room, &mut look) {
+                match more {
+                    Some(0) => break,
+                    Some(count) => {
+                        if count >= ROOM && room == ROOM {
+                            room = FULL_ROOM;
+                            grow(&receiver);
+                        }
+                        tokio::task::consume_budget().await; // an eager writer must not keep the thread
+                    }
+                    None if receiver.readable().await.is_err() => break,
+                    None => {}
+                }
+            }
+        }
+        if let Some((callback, lines)) = &mut look {
+            lines.finish();
+            say(callback, lines);
+        }
+        self.state().end();
+    }
+
+    /// One read that does not block: how much came, or `None` for not yet.
+    fn read(
+        &self,
+        receiver: &Receiver,
+        room: usize,
+        look: &mut Option<(LineCallback, Buffer)>,
+    ) -> io::Result<Option<usize>> {
+        let count = {
+            let mut state = self.state();
+            let read: io::Result<usize> = state.buffer.append(room, |bytes| {
+                let before = bytes.len();
+                let count = receiver.try_read_buf(bytes)?;
+                if let Some((_, lines)) = look {
+                    lines.append(count, |own| own.extend_from_slice(&bytes[before..]));
+                }
+                Ok(count)
+            });
+            match read {
+                Ok(count) => {
+                    state.wake();
+                    count
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        };
+        if let Some((callback, lines)) = look
+            && !say(callback, lines)
+        {
+            *look = None;
+        }
+        Ok(Some(count))
+    }
+}
+
+impl State {
+    fn pend<T>(&mut self, context: &mut Context<'_>) -> Poll<T> {
+        if !self.readers.iter().any(|reader| reader.will_wake(context.waker())) {
+            self.readers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn wake(&mut self) {
+        self.readers.drain(..).for_each(Waker::wake);
+    }
+
+    fn end(&mut self) {
+        if !matches!(self.source, Source::Ended) {
+            self.source = Source::Ended;
+            self.buffer.finish();
+        }
+        self.wake();
+    }
+}
+
+/// Show the complete lines; whether more are wanted.
+fn say(callback: &LineCallback, lines: &mut Buffer) -> bool {
+    while let Some(line) = lines.pop() {
+        if catch_unwind(AssertUnwindSafe(|| (callback.0)(&line))).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Fewer and larger reads from now on. Not granted where the user has many pipes already (pipe(7)), and then it stays small.
+fn grow(receiver: &Receiver) {
+    let _ = nix::fcntl::fcntl(receiver.as_fd(), nix::fcntl::FcntlArg::F_SETPIPE_SZ(FULL_ROOM as i32));
+}
+
+/// The lines of a standard output as they come; see
+/// [`RunningProcess::stdout_lines`](crate::RunningProcess::stdout_lines). Ends when everybody who could write has closed it,
+/// or when the handle of the process is dropped.
+#[derive(Debug)]
+pub struct StdoutLines {
+    sink: Arc<Sink>,
+}
+
+impl StdoutLines {
+    pub(crate) fn new(sink: Arc<Sink>) -> Self {
+        StdoutLines { sink }
+    }
+}
+
+impl tokio_stream::Stream for StdoutLines {
+    type Item = String;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<String>> {
+        self.sink.poll_line(context)
+    }
+}

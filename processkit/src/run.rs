@@ -1,0 +1,197 @@
+//! One run: a child and what may end it from outside.
+
+use crate::command::Command;
+use crate::containment::Containment;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::ladder::{Event, Ladder, Order};
+use crate::limits::Limits;
+use crate::process::{Child, send};
+use crate::signal::Signal;
+use crate::watch::{self, Watched};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::io::unix::AsyncFd;
+
+/// A child, its limits, and what became of them. Shared by its handle and the task that enforces the limits.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) child: Arc<Child>,
+    pub(crate) program: String,
+    pub(crate) limits: Limits,
+    pub(crate) spawned: Instant,
+    pub(crate) start_time: SystemTime,
+    /// The private group, which ends as a whole.
+    pub(crate) group: Option<Containment>,
+    fate: Mutex<Fate>,
+    /// The child as the runtime watches it, once somebody waited.
+    watched: OnceLock<AsyncFd<Watched>>,
+}
+
+/// Who ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It did, or nobody yet.
+    Own,
+    TimedOut(Duration),
+    Cancelled,
+}
+
+impl Run {
+    pub(crate) fn new(child: Arc<Child>, command: &Command, group: Option<Containment>) -> Self {
+        Run {
+            child,
+            program: command.name(),
+            limits: command.limits.clone(),
+            spawned: Instant::now(),
+            start_time: SystemTime::now(),
+            group,
+            fate: Mutex::new(Fate::Own),
+            watched: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn fate(&self) -> Fate {
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decide(&self, fate: Fate) {
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = fate;
+    }
+
+    /// The error if it was cancelled.
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        #[cfg(feature = "cancellation")]
+        if self.fate() == Fate::Cancelled {
+            return Err(Error::Cancelled { program: self.program.clone() });
+        }
+        Ok(())
+    }
+
+    /// Until it has ended and is reaped. Cancel safe; several may wait.
+    pub(crate) async fn exit(&self) -> Result<Exit> {
+        loop {
+            if let Some(exit) = self.child.try_reap()? {
+                return Ok(exit);
+            }
+            if self.watched.get().is_none() {
+                let _ = self.watched.set(watch::child(Arc::clone(&self.child))?);
+            }
+            let Some(watched) = self.watched.get() else { continue };
+            watched.readable().await?.retain_ready();
+        }
+    }
+
+    /// [`exit`](Run::exit), with the limits enforced. By one at a time.
+    pub(crate) async fn guarded(&self) -> Result<Exit> {
+        let fate = tokio::select! {
+            biased;
+            exit = self.exit() => return exit,
+            fate = self.over() => fate,
+        };
+        // It may have ended while nobody looked: then it has its own end.
+        if self.child.try_reap()?.is_none() {
+            self.decide(fate);
+            event!(debug, pid = self.child.pid(), fate = format_args!("{fate:?}"), "ending a process");
+            match (fate, self.limits.grace) {
+                (Fate::TimedOut(_), Some(grace)) => self.escalate(grace).await?,
+                (Fate::TimedOut(_) | Fate::Cancelled | Fate::Own, _) => self.kill()?,
+            }
+        }
+        self.exit().await
+    }
+
+    /// Until a limit is reached.
+    async fn over(&self) -> Fate {
+        let timed_out = async {
+            match self.limits.timeout {
+                Some(timeout) => {
+                    // a limit beyond the clock is none
+                    if let Some(end) = self.spawned.checked_add(timeout) {
+                        tokio::time::sleep_until(end.into()).await;
+                        return timeout;
+                    }
+                    std::future::pending().await
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.limits.cancelled() => Fate::Cancelled,
+            timeout = timed_out => Fate::TimedOut(timeout),
+        }
+    }
+
+    /// The signal, the grace, the kill. A cancellation ends the grace.
+    async fn escalate(&self, grace: Duration) -> Result<()> {
+        let mut ladder = Ladder::new(true);
+        let mut event = Event::Begin;
+        loop {
+            let orders;
+            (ladder, orders) = ladder.step(event);
+            for order in orders {
+                match order {
+                    Order::Terminate => self.signal(self.limits.signal)?,
+                    Order::ArmGrace => {}
+                    Order::Kill => {
+                        event!(debug, pid = self.child.pid(), "grace is over, killing");
+                        self.kill()?;
+                    }
+                }
+            }
+            event = match ladder {
+                Ladder::Ground { .. } => Event::Begin,
+                Ladder::Grace { .. } => tokio::select! {
+                    biased;
+                    empty = self.emptied() => empty.map(|()| Event::Empty)?,
+                    () = self.limits.cancelled() => {
+                        self.decide(Fate::Cancelled);
+                        Event::GraceOver
+                    }
+                    () = tokio::time::sleep(grace) => Event::GraceOver,
+                },
+                Ladder::Killing | Ladder::Gone { .. } | Ladder::Spared => return Ok(()),
+            };
+        }
+    }
+
+    /// Until nothing lives that is to end with it.
+    async fn emptied(&self) -> Result<()> {
+        match &self.group {
+            Some(group) => Ok(group.emptied().await?),
+            None => self.exit().await.map(drop),
+        }
+    }
+
+    /// To everything that is to end with it.
+    fn signal(&self, signal: Signal) -> Result<()> {
+        match &self.group {
+            _ if signal == Signal::Kill => self.kill(),
+            Some(group) => Ok(group.signal(signal.as_raw())?),
+            None => send(self.child.pidfd(), signal),
+        }
+    }
+
+    /// Kill everything that is to end with it.
+    pub(crate) fn kill(&self) -> Result<()> {
+        match &self.group {
+            Some(group) => Ok(group.kill()?),
+            None => send(self.child.pidfd(), Signal::Kill),
+        }
+    }
+
+    pub(crate) fn not_ready(&self, timeout: Duration) -> Error {
+        Error::NotReady { program: self.program.clone(), timeout }
+    }
+}
+
+/// What is an error before anything is done.
+pub(crate) fn check_begin(command: &Command) -> Result<()> {
+    #[cfg(feature = "cancellation")]
+    if command.limits.is_cancelled() {
+        return Err(Error::Cancelled { program: command.name() });
+    }
+    let _ = command;
+    Ok(())
+}
