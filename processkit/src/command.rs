@@ -1,6 +1,6 @@
 //! What to run: a program, its environment and its descriptors.
 
-use crate::limits::Limits;
+use crate::terms::Terms;
 use crate::options::ProcessGroupOptions;
 use crate::output::{LineCallback, OutputBufferPolicy};
 use crate::stdin::Stdin;
@@ -58,7 +58,7 @@ pub struct Command {
     pub(crate) keep_stdin_open: bool,
     pub(crate) on_line: [Option<LineCallback>; 2],
     pub(crate) output_buffer: OutputBufferPolicy,
-    pub(crate) limits: Limits,
+    pub(crate) terms: Terms,
     pub(crate) group_options: ProcessGroupOptions,
 }
 
@@ -132,7 +132,7 @@ impl Command {
             keep_stdin_open: false,
             on_line: [None, None],
             output_buffer: OutputBufferPolicy::default(),
-            limits: Limits::default(),
+            terms: Terms::default(),
             group_options: ProcessGroupOptions::default(),
         }
     }
@@ -328,7 +328,7 @@ impl fmt::Debug for Command {
             .field("setsid", &self.setsid)
             .field("stdin", &self.input)
             .field("output_buffer", &self.output_buffer)
-            .field("limits", &self.limits)
+            .field("limits", &self.terms)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use crate::containment::Containment;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::ladder::{Event, Ladder, Order};
-use crate::limits::Limits;
+use crate::terms::Terms;
 use crate::process::{Child, send};
 use crate::signal::Signal;
 use crate::watch::{self, Watched};
@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 pub(crate) struct Run {
     pub(crate) child: Arc<Child>,
     pub(crate) program: String,
-    pub(crate) limits: Limits,
+    pub(crate) terms: Terms,
     pub(crate) spawned: Instant,
     pub(crate) start_time: SystemTime,
     /// The private group, which ends as a whole.
@@ -42,7 +42,7 @@ impl Run {
         Run {
             child,
             program: command.name(),
-            limits: command.limits.clone(),
+            terms: command.terms.clone(),
             spawned: Instant::now(),
             start_time: SystemTime::now(),
             group,
@@ -93,7 +93,7 @@ impl Run {
         if self.child.try_reap()?.is_none() {
             self.decide(fate);
             event!(debug, pid = self.child.pid(), fate = format_args!("{fate:?}"), "ending a process");
-            match (fate, self.limits.grace) {
+            match (fate, self.terms.grace) {
                 (Fate::TimedOut(_), Some(grace)) => self.escalate(grace).await?,
                 (Fate::TimedOut(_) | Fate::Cancelled | Fate::Own, _) => self.kill()?,
             }
@@ -104,7 +104,7 @@ impl Run {
     /// Until a limit is reached.
     async fn over(&self) -> Fate {
         let timed_out = async {
-            match self.limits.timeout {
+            match self.terms.timeout {
                 Some(timeout) => {
                     // a limit beyond the clock is none
                     if let Some(end) = self.spawned.checked_add(timeout) {
@@ -118,7 +118,7 @@ impl Run {
         };
         tokio::select! {
             biased;
-            () = self.limits.cancelled() => Fate::Cancelled,
+            () = self.terms.cancelled() => Fate::Cancelled,
             timeout = timed_out => Fate::TimedOut(timeout),
         }
     }
@@ -132,7 +132,7 @@ impl Run {
             (ladder, orders) = ladder.step(event);
             for order in orders {
                 match order {
-                    Order::Terminate => self.signal(self.limits.signal)?,
+                    Order::Terminate => self.signal(self.terms.signal)?,
                     Order::ArmGrace => {}
                     Order::Kill => {
                         event!(debug, pid = self.child.pid(), "grace is over, killing");
@@ -145,7 +145,7 @@ impl Run {
                 Ladder::Grace { .. } => tokio::select! {
                     biased;
                     empty = self.emptied() => empty.map(|()| Event::Empty)?,
-                    () = self.limits.cancelled() => {
+                    () = self.terms.cancelled() => {
                         self.decide(Fate::Cancelled);
                         Event::GraceOver
                     }
@@ -189,7 +189,7 @@ impl Run {
 /// What is an error before anything is done.
 pub(crate) fn check_begin(command: &Command) -> Result<()> {
     #[cfg(feature = "cancellation")]
-    if command.limits.is_cancelled() {
+    if command.terms.is_cancelled() {
         return Err(Error::Cancelled { program: command.name() });
     }
     let _ = command;

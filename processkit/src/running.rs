@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 
 /// How long an output is read on that somebody else holds open after the end of the process. What the process wrote
 /// itself is in the pipe by then; this is for the runtime to get round to it.
-const DRAIN: Duration = Duration::from_millis(250);
+pub(crate) const DRAIN: Duration = Duration::from_millis(250);
 
 /// A process we started.
 ///
@@ -66,7 +66,7 @@ impl RunningProcess {
         self.input.start();
         self.outputs.iter().for_each(Sink::start);
         if self.guard.is_none()
-            && self.run.limits.are_set()
+            && self.run.terms.are_set()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let run = Arc::clone(&self.run);
@@ -224,25 +224,25 @@ impl RunningProcess {
             duration: self.run.spawned.elapsed(),
             truncated: left_open || stdout.is_truncated() || stderr.is_truncated(),
             left_open,
-            accepted: Arc::clone(&self.run.limits.accepted),
+            accepted: Arc::clone(&self.run.terms.accepted),
         })
     }
 
     /// Its code if the end was its own.
-    fn own_code(&self, exit: Exit) -> Option<i32> {
+    pub(crate) fn own_code(&self, exit: Exit) -> Option<i32> {
         if self.run.fate() == Fate::Own { exit.code } else { None }
     }
 
     /// Until its end, with everything done meanwhile that has to be: here, where no task does it. Whether its outputs were
     /// read to their end by then.
-    async fn ended(&mut self) -> Result<(Exit, bool)> {
+    pub(crate) async fn ended(&mut self) -> Result<(Exit, bool)> {
         self.input.close();
         self.input.start();
         let [stdout, stderr] = &self.outputs;
         let mut reading = pin!(async { tokio::join!(stdout.drained(), stderr.drained()) });
         let mut exit = pin!(async {
             match self.guard {
-                None if self.run.limits.are_set() => self.run.guarded().await,
+                None if self.run.terms.are_set() => self.run.guarded().await,
                 _ => self.run.exit().await,
             }
         });

@@ -122,13 +122,13 @@ impl Command {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let Some(retry) = &self.limits.retry else { return Err(error) };
+            let Some(retry) = &self.terms.retry else { return Err(error) };
             if attempts >= retry.max || is_cancelled(&error) || !(retry.predicate)(&error) {
                 return Err(error);
             }
             attempts += 1;
             tokio::select! {
-                () = self.limits.cancelled() => check_begin(self)?,
+                () = self.terms.cancelled() => check_begin(self)?,
                 () = tokio::time::sleep(retry.backoff) => {}
             }
         }

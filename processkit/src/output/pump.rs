@@ -133,11 +133,6 @@ impl Sink {
         }
     }
 
-    /// A line that is there already.
-    pub(crate) fn ready_line(&self) -> Option<String> {
-        self.state().buffer.pop()
-    }
-
     pub(crate) fn take_bytes(&self) -> Vec<u8> {
         self.state().buffer.take()
     }

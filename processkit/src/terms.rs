@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// When a run is over although it has not ended, and what is made of its end.
 #[derive(Clone, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct Terms {
     pub(crate) timeout: Option<Duration>,
     pub(crate) grace: Option<Duration>,
     pub(crate) signal: Signal,
@@ -22,9 +22,9 @@ pub(crate) struct Limits {
     pub(crate) retry: Option<Retry>,
 }
 
-impl Default for Limits {
+impl Default for Terms {
     fn default() -> Self {
-        Limits {
+        Terms {
             timeout: None,
             grace: None,
             signal: Signal::Term,
@@ -36,7 +36,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl Terms {
     /// Whether somebody has to watch the run.
     pub(crate) fn are_set(&self) -> bool {
         #[cfg(feature = "cancellation")]
@@ -86,20 +86,20 @@ impl Command {
     /// only this process. For `output_string`, `output_bytes` and `wait` that is an outcome, for `run`, `exit_code`, `probe`
     /// and `first_line` it is [`Error::Timeout`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.limits.timeout = Some(timeout);
+        self.terms.timeout = Some(timeout);
         self
     }
 
     /// After the timeout, ask it to end and wait for this long before the kill. No grace by default.
     pub fn timeout_grace(mut self, grace: Duration) -> Self {
-        self.limits.grace = Some(grace);
+        self.terms.grace = Some(grace);
         self
     }
 
     /// How it is asked during the grace; [`Signal::Term`] by default.
     #[cfg(feature = "process-control")]
     pub fn timeout_signal(mut self, signal: Signal) -> Self {
-        self.limits.signal = signal;
+        self.terms.signal = signal;
         self
     }
 
@@ -107,13 +107,13 @@ impl Command {
     /// ended by then keeps its result; one that has not begun does not begin.
     #[cfg(feature = "cancellation")]
     pub fn cancel_on(mut self, token: CancellationToken) -> Self {
-        self.limits.cancel = Some(token);
+        self.terms.cancel = Some(token);
         self
     }
 
     /// The exit codes that are a success, instead of 0 alone.
     pub fn ok_codes(mut self, codes: impl IntoIterator<Item = i32>) -> Self {
-        self.limits.accepted = Arc::new(codes.into_iter().collect());
+        self.terms.accepted = Arc::new(codes.into_iter().collect());
         self
     }
 
@@ -126,7 +126,7 @@ impl Command {
         backoff: Duration,
         predicate: impl Fn(&Error) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.limits.retry = Some(Retry { max, backoff, predicate: Arc::new(predicate) });
+        self.terms.retry = Some(Retry { max, backoff, predicate: Arc::new(predicate) });
         self
     }
 }
