@@ -1,9 +1,9 @@
 //! What to run: a program, its environment and its descriptors.
 
-use crate::terms::Terms;
 use crate::options::ProcessGroupOptions;
 use crate::output::{LineCallback, OutputBufferPolicy};
 use crate::stdin::Stdin;
+use crate::terms::Terms;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -47,7 +47,6 @@ mod guardian;
 mod identity;
 mod ladder;
 mod launch;
-mod terms;
 mod mechanism;
 mod options;
 mod output;
@@ -66,6 +65,7 @@ mod signal;
 mod stdin;
 mod sys;
 mod teardown;
+mod terms;
 mod verbs;
 mod watch;
 
