@@ -62,7 +62,7 @@ impl RunningProcess {
             ended = self.ended() => Some(ended),
         };
         let exit = match ended {
-            Some(ended) => ended?.0,
+            Some(ended) => ended?,
             None => self.exit().await?, // sampling has no end
         };
         Ok(RunProfile {

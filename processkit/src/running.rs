@@ -14,7 +14,7 @@ use crate::run::{Fate, Run};
 use crate::signal::Signal;
 use crate::stdin::{Feed, ProcessStdin};
 use std::os::fd::BorrowedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::AbortHandle;
@@ -164,7 +164,7 @@ impl RunningProcess {
     /// # Errors
     /// [`Error::Cancelled`](crate::Error::Cancelled); [`Error::Io`](crate::Error::Io) if the runtime cannot watch it.
     pub async fn wait(mut self) -> Result<Option<i32>> {
-        let (exit, _) = self.ended().await?;
+        let exit = self.ended().await?;
         Ok(self.own_code(exit))
     }
 
@@ -233,13 +233,17 @@ impl RunningProcess {
         if self.run.fate() == Fate::Own { exit.code } else { None }
     }
 
-    /// Until its end, with everything done meanwhile that has to be: here, where no task does it. Whether its outputs were
-    /// read to their end by then.
-    pub(crate) async fn ended(&mut self) -> Result<(Exit, bool)> {
+    /// Until its end, with everything done meanwhile that has to be: here, where no task does it.
+    pub(crate) async fn ended(&mut self) -> Result<Exit> {
+        let reading = pin!(drained(self.outputs.clone()));
+        Ok(self.ended_while(reading).await?.0)
+    }
+
+    /// [`ended`](RunningProcess::ended), and whether its outputs were read to their end by then. If not, `reading` still
+    /// has what came so far: it may be the one that drains the pipes.
+    async fn ended_while(&mut self, mut reading: Pin<&mut impl Future<Output = ()>>) -> Result<(Exit, bool)> {
         self.input.close();
         self.input.start();
-        let [stdout, stderr] = &self.outputs;
-        let mut reading = pin!(async { tokio::join!(stdout.drained(), stderr.drained()) });
         let mut exit = pin!(async {
             match self.guard {
                 None if self.run.terms.are_set() => self.run.guarded().await,
@@ -249,8 +253,8 @@ impl RunningProcess {
         let mut read = false;
         let exit = loop {
             tokio::select! {
-                biased; // the outputs first: their end comes before that of the process, and then nothing is left to do
-                _ = &mut reading, if !read => read = true,
+                biased; // the outputs first: mostly their end comes before that of the process, and then nothing is left to do
+                () = &mut reading, if !read => read = true,
                 exit = &mut exit => break exit?,
             }
         };
@@ -260,18 +264,17 @@ impl RunningProcess {
 
     /// Until its end and that of its outputs. Whether one of them was left open by somebody else.
     async fn finished(&mut self) -> Result<(Exit, bool)> {
-        let (exit, read) = self.ended().await?;
+        let mut reading = pin!(drained(self.outputs.clone()));
+        let (exit, read) = self.ended_while(reading.as_mut()).await?;
         if read {
             return Ok((exit, false));
         }
-        let [stdout, stderr] = &self.outputs;
-        let mut reading = pin!(async { tokio::join!(stdout.drained(), stderr.drained()) });
         if let Some(group) = &self.group {
             // What it left behind ends with it, and then nobody in the group can write.
             group.kill()?;
             tokio::select! {
                 biased;
-                _ = &mut reading => return Ok((exit, false)),
+                () = &mut reading => return Ok((exit, false)),
                 empty = group.wait_empty() => empty?,
             }
         }
@@ -279,6 +282,10 @@ impl RunningProcess {
         self.outputs.iter().for_each(|output| output.stop());
         Ok((exit, left_open))
     }
+}
+
+async fn drained([stdout, stderr]: [Arc<Sink>; 2]) {
+    tokio::join!(stdout.drained(), stderr.drained());
 }
 
 impl Drop for RunningProcess {
