@@ -3,10 +3,42 @@
 use crate::containment::Containment;
 use crate::error::Result;
 use crate::group::ProcessGroup;
+use crate::identity::Stat;
 use crate::signal::Signal;
+use std::io;
 use std::sync::atomic::Ordering;
 
 impl ProcessGroup {
+    /// Take in a child that was started with tokio. Its handle stays its owner's: who awaits it gets the status.
+    ///
+    /// What it has started before stays where it is, so adopt right after the start. With
+    /// [`Mechanism::ProcessGroup`](crate::Mechanism::ProcessGroup) it has no mark: what it starts from now on is found as
+    /// long as it lives or was seen, and a [`Guardian`](crate::Guardian) does not find it.
+    ///
+    /// # Errors
+    /// `NotFound` for one that has ended, reaped or not; otherwise what the kernel says (cgroups(7), "moving a process").
+    pub fn adopt(&self, child: &tokio::process::Child) -> Result<()> {
+        let ended = || io::Error::new(io::ErrorKind::NotFound, "the process to adopt has ended");
+        // Its number is its own until it is reaped, and only its handle does that.
+        let pid = child.id().ok_or_else(ended)?;
+        let alive = || Stat::read(pid).ok().filter(|stat| !stat.is_zombie()).ok_or_else(ended);
+        let stat = alive()?;
+        match &self.containment {
+            Containment::Cgroup(cgroup) => {
+                cgroup.admit(pid).map_err(|error| match error.raw_os_error() {
+                    Some(libc::ESRCH) => ended(),
+                    Some(libc::ENOENT | libc::ENODEV) => {
+                        io::Error::new(error.kind(), "the group's cgroup was removed")
+                    }
+                    _ => error,
+                })?;
+                alive()?; // the kernel does not move one that is ending, and says nothing
+            }
+            Containment::Tree(tree) => tree.adopt(pid, stat.start),
+        }
+        Ok(())
+    }
+
     /// Send every member a signal. An empty group is a success.
     ///
     /// # Errors

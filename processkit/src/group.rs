@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Why nothing starts in a group that stands still.
+pub(crate) const SUSPENDED: &str = "the group is suspended: call resume() first";
+
 /// A container of processes: everything started in it, and everything that starts.
 ///
 /// Dropping it kills the whole tree, unless it was [persisted](ProcessGroup::persist), [released](ProcessGroup::release) or
@@ -241,7 +244,8 @@ impl ProcessGroup {
     /// Does not wait for anything but the exec (less than a millisecond): see [`ProcessGroup::start_blocking`].
     ///
     /// # Errors
-    /// [`Error::Spawn`] with the program's name; nothing of the attempt is left then.
+    /// [`Error::Spawn`] with the program's name; nothing of the attempt is left then. A group that is
+    /// [suspended](ProcessGroup::suspend), by whomever, takes nobody in: `ResourceBusy`.
     pub async fn start(&self, command: &Command) -> Result<RunningProcess> {
         let mut process = self.start_blocking(command)?;
         process.awaken();
@@ -258,9 +262,26 @@ impl ProcessGroup {
         Ok(RunningProcess::new(child, command, pipes, None))
     }
 
+    /// A child born into a stopped group would not come to its program. One that is stopped from outside, or right now, is
+    /// noticed after 50 ms (see [`crate::sys`]).
+    fn check_running(&self, command: &Command) -> Result<()> {
+        let stopped = self.suspended.load(Ordering::Relaxed)
+            && match &self.containment {
+                Containment::Cgroup(cgroup) => cgroup.is_freezing().unwrap_or(false),
+                Containment::Tree(_) => true,
+            };
+        if !stopped {
+            return Ok(());
+        }
+        let program = command.program().to_string_lossy().into_owned();
+        let source = io::Error::new(io::ErrorKind::ResourceBusy, SUSPENDED);
+        Err(Error::Spawn { program, source })
+    }
+
     /// A member, and our ends of its pipes.
     pub(crate) fn launch(&self, command: &Command) -> Result<(Arc<Child>, Pipes)> {
         check_begin(command)?;
+        self.check_running(command)?;
         let pipes = Pipes::open(command)?;
         let (cgroup, mark) = match &self.containment {
             Containment::Cgroup(cgroup) => (Some(cgroup.directory()), None),

@@ -153,6 +153,7 @@ fn explain(stage: Stage, error: io::Error) -> io::Error {
         {
             "the group's cgroup was removed"
         }
+        (Stage::Frozen, _) => crate::group::SUSPENDED,
         (Stage::Join, _) => {
             return io::Error::new(error.kind(), format!("cannot join the group's cgroup: {error}"));
         }

@@ -118,6 +118,13 @@ impl Cgroup {
         }
     }
 
+    /// Whether it was told to stop, though its members may not all stand still yet.
+    pub(crate) fn is_freezing(&self) -> io::Result<bool> {
+        let mut text = [0u8; 1];
+        let length = nix::unistd::read(self.file("cgroup.freeze", OFlag::O_RDONLY)?, &mut text)?;
+        Ok(length == 1 && text == *b"1")
+    }
+
     /// Whether anything lives in here or below. Zombies do not.
     pub(crate) fn is_populated(&self) -> io::Result<bool> {
         match self.events_file() {
@@ -172,6 +179,11 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Take a process in, with all its threads.
+    pub(crate) fn admit(&self, pid: u32) -> io::Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
     }
 
     /// Let a process out, into the cgroup that holds all groups' directory.

@@ -34,6 +34,8 @@ pub(crate) struct Tree {
     leaders: Mutex<Vec<Arc<Child>>>,
     /// Pid and start time of those that were seen to be members and may live. Locked for the time of a walk.
     seen: Mutex<HashSet<(u32, u64)>>,
+    /// Those among the seen that were started by somebody else in this process, whose status is not ours to take.
+    adopted: Mutex<HashSet<(u32, u64)>>,
     /// Members other than leaders that were killed, so that those among them that come to us as orphans are reaped.
     doomed: Mutex<Vec<OwnedFd>>,
 }
@@ -44,7 +46,7 @@ pub(crate) struct Member {
     pub(crate) pid: u32,
     pub(crate) start: u64,
     pub(crate) pidfd: OwnedFd,
-    /// Started by us: its status belongs to its handle.
+    /// Started in this process: its status belongs to its handle.
     leader: bool,
 }
 
@@ -58,6 +60,7 @@ impl Tree {
             mark: format!("{}.{}.{number}", own.pid, own.start),
             leaders: Mutex::default(),
             seen: Mutex::default(),
+            adopted: Mutex::default(),
             doomed: Mutex::default(),
         })
     }
@@ -69,6 +72,13 @@ impl Tree {
 
     pub(crate) fn add(&self, leader: Arc<Child>) {
         self.leaders.lock().unwrap_or_else(PoisonError::into_inner).push(leader);
+    }
+
+    /// Take in a child of this process that somebody else started and reaps.
+    pub(crate) fn adopt(&self, pid: u32, start: u64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).insert((pid, start));
+        seen.insert((pid, start));
     }
 
     /// The living members.
@@ -93,7 +103,9 @@ impl Tree {
                     }
                 }
             });
-            leaders.iter().map(|leader| leader.pid()).collect()
+            let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+            adopted.retain(|(pid, start)| by_pid.get(pid).is_some_and(|stat| stat.start == *start));
+            leaders.iter().map(|leader| leader.pid()).chain(adopted.iter().map(|(pid, _)| *pid)).collect()
         };
 
         seen.retain(|(pid, start)| by_pid.get(pid).is_some_and(|stat| stat.start == *start));

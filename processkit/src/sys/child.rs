@@ -4,6 +4,7 @@ use super::KERNEL_SIGSET_BYTES;
 use super::spawn::Stage;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
+use std::sync::atomic::AtomicU32;
 
 const LAST_SIGNAL: c_int = 64;
 
@@ -30,6 +31,10 @@ pub(super) struct Child {
     pub(super) setsid: bool,
     /// Set by the child's first instruction.
     pub(super) started: bool,
+    /// 1 until the child has executed or ended; the kernel clears it, and wakes who waits.
+    pub(super) running: AtomicU32,
+    /// Set by the parent when it gave up on a child in a frozen cgroup.
+    pub(super) frozen: bool,
     pub(super) stage: u32,
     pub(super) errno: c_int,
 }

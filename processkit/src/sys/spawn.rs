@@ -1,17 +1,20 @@
-//! A child by way of vfork: shared memory, a stack of its own, in its cgroup and with a pidfd from the first instruction.
+//! A child in the manner of vfork: shared memory, a stack of its own, in its cgroup and with a pidfd from the first instruction.
 //!
-//! The child runs [`child`] while this thread is suspended. It makes raw syscalls only: no allocation, no lock, nothing
+//! The child runs [`child`] while this thread waits for it. CLONE_VFORK would wait as well, but for ever if the child's cgroup
+//! is frozen; so the kernel tells by CLONE_CHILD_CLEARTID, at the same moment (execve or the end), and the wait can look up. It makes raw syscalls only: no allocation, no lock, nothing
 //! that could unwind. Since memory is shared, an error is a store into [`Child`], never a byte in a pipe.
 
 use super::blocked_signals::BlockedSignals;
 use super::check;
 use super::child::{Child, Staged, child_entry};
 use super::stack::Stack;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -70,6 +73,8 @@ pub(crate) enum Stage {
     Descriptors = 5,
     /// The program could not be executed.
     Exec = 6,
+    /// Its cgroup is frozen, so it would not have come to its program.
+    Frozen = 7,
 }
 
 #[derive(Debug)]
@@ -128,6 +133,8 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         reset_handlers: false,
         setsid: request.setsid,
         started: false,
+        running: AtomicU32::new(0),
+        frozen: false,
         stage: 0,
         errno: 0,
     };
@@ -144,6 +151,7 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         }
         if let Ok(spawned) = &born
             && !was_started(&child)
+            && !child.frozen
         {
             // Killed before its first instruction. Linux since 6.14 (and stable ones with that change) does this to every child cloned into a cgroup whose
             // `cgroup.kill` was used (more often than our own cgroup's): cgroup_css_set_fork() looks at the kill sequence of
@@ -163,9 +171,13 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
             }),
         }
     };
-    // Whoever shared the stack has executed or ended by now: vfork.
+    // Whoever shared the stack has executed or ended by now.
     stack.give_back();
     let spawned = result?;
+    if child.frozen {
+        super::wait_pidfd(spawned.pidfd.as_fd(), true).map_err(SpawnFailure::of(Stage::Frozen))?;
+        return Err(SpawnFailure { stage: Stage::Frozen, source: io::ErrorKind::ResourceBusy.into() });
+    }
     // SAFETY: a plain read; the child wrote it before this thread was resumed.
     let (stage, errno) = unsafe { (ptr::read_volatile(&child.stage), ptr::read_volatile(&child.errno)) };
     let stage = match stage {
@@ -194,6 +206,83 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
+/// What a parent waits by: vfork where [`wait_while_running`] has no assembly.
+const WAIT: c_int = if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+    libc::CLONE_CHILD_CLEARTID
+} else {
+    libc::CLONE_VFORK
+};
+
+/// FUTEX_WAIT while the word is 1, by hand: the child uses this thread's errno meanwhile. Not private, as the kernel wakes.
+/// Returns minus errno.
+#[cfg(target_arch = "x86_64")]
+fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) -> c_long {
+    let result: c_long;
+    // SAFETY: both outlive the call; syscall clobbers rcx and r11 only.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") libc::SYS_futex => result,
+            in("rdi") running.as_ptr(),
+            in("rsi") libc::FUTEX_WAIT as c_long,
+            in("rdx") 1u64,
+            in("r10") ptr::from_ref(limit),
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// As above.
+#[cfg(target_arch = "aarch64")]
+fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) -> c_long {
+    let result: c_long;
+    // SAFETY: both outlive the call; svc clobbers x0 only.
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            in("x8") libc::SYS_futex,
+            inlateout("x0") running.as_ptr() => result,
+            in("x1") libc::FUTEX_WAIT as c_long,
+            in("x2") 1u64,
+            in("x3") ptr::from_ref(limit),
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// Vfork has waited.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn wait_while_running(running: &AtomicU32, _: &libc::timespec) -> c_long {
+    running.store(0, Ordering::Release);
+    0
+}
+
+/// Until the child shares nothing with us any more. One that is frozen before its program is killed and remembered as such:
+/// a process in a frozen cgroup can still be killed.
+fn until_executed(child: &mut Child, pidfd: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) {
+    const LOOK_UP: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    while child.running.load(Ordering::Acquire) != 0 {
+        let result = wait_while_running(&child.running, &LOOK_UP);
+        if result == -c_long::from(libc::ETIMEDOUT) && !child.frozen && cgroup.is_some_and(is_frozen) {
+            child.frozen = super::pidfd_send_signal(pidfd, libc::SIGKILL).is_ok();
+        }
+    }
+}
+
+/// Whether the cgroup stands still, by its own setting or by that of one above.
+fn is_frozen(cgroup: BorrowedFd<'_>) -> bool {
+    let mut text = [0; 256];
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let length = nix::fcntl::openat(cgroup, "cgroup.events", flags, Mode::empty())
+        .and_then(|events| nix::unistd::read(&events, &mut text))
+        .unwrap_or(0);
+    text[..length].split(|b| *b == b'\n').any(|line| line == b"frozen 1")
+}
+
 /// The inclusive ranges around sorted, distinct targets.
 fn gaps(targets: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
     let mut gaps = Vec::new();
@@ -212,11 +301,12 @@ fn gaps(targets: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
 fn clone3(child: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, c_int> {
     let mut pidfd: c_int = -1;
     let into = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
-    let flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND | into;
+    let flags = (libc::CLONE_VM | libc::CLONE_PIDFD | WAIT) as u64 | CLONE_CLEAR_SIGHAND | into;
+    child.running.store(1, Ordering::Release);
     let args = CloneArgs {
         flags,
         pidfd: (&raw mut pidfd) as u64,
-        child_tid: 0,
+        child_tid: child.running.as_ptr() as u64,
         parent_tid: 0,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.low() as u64,
@@ -227,14 +317,16 @@ fn clone3(child: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> R
         cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     // SAFETY: `args` is a complete clone_args of the size given. The child starts on a stack nobody else uses, runs
-    // `child`, which never returns, and this thread is suspended until it has executed or ended (CLONE_VFORK), so that
-    // everything `child` points to outlives its use.
+    // `child`, which never returns, and this thread does not go on until it has executed or ended, so that everything
+    // `child` points to outlives its use.
     let result = unsafe { clone3_raw(&raw const args, child_entry, (child as *mut Child).cast()) };
     if result < 0 {
         return Err(-result as c_int);
     }
     // SAFETY: the kernel stored a fresh descriptor there.
-    Ok(Spawned { pid: result as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    until_executed(child, pidfd.as_fd(), cgroup);
+    Ok(Spawned { pid: result as u32, pidfd })
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -262,7 +354,7 @@ struct CloneArgs {
 /// clone3(2) whose child calls `entry(data)` on the new stack. Returns the pid, or minus errno.
 ///
 /// # Safety
-/// `args` must ask for CLONE_VM, CLONE_VFORK and a stack whose end is aligned to 16; `entry` must not return.
+/// `args` must ask for CLONE_VM and a stack whose end is aligned to 16; `entry` must not return.
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone3_raw(
     args: *const CloneArgs,
@@ -297,7 +389,7 @@ unsafe fn clone3_raw(
 /// clone3(2) whose child calls `entry(data)` on the new stack. Returns the pid, or minus errno.
 ///
 /// # Safety
-/// `args` must ask for CLONE_VM, CLONE_VFORK and a stack whose end is aligned to 16; `entry` must not return.
+/// `args` must ask for CLONE_VM and a stack whose end is aligned to 16; `entry` must not return.
 #[cfg(target_arch = "aarch64")]
 unsafe fn clone3_raw(
     args: *const CloneArgs,
@@ -332,14 +424,19 @@ fn clone(record: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> R
     record.join = procs.as_ref().map_or(-1, |fd| fd.as_raw_fd());
     record.reset_handlers = true;
     let mut pidfd: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: as for clone3: a stack of its own, a function that never returns, and vfork keeps everything alive.
+    let flags = libc::CLONE_VM | libc::CLONE_PIDFD | WAIT | libc::SIGCHLD;
+    record.running.store(1, Ordering::Release);
+    let (running, no_tls) = (record.running.as_ptr(), ptr::null_mut::<c_void>());
+    // SAFETY: as for clone3: a stack of its own, a function that never returns, and the wait keeps everything alive.
     let pid = unsafe {
-        libc::clone(clone_entry, stack.high(), flags, (record as *mut Child).cast(), &raw mut pidfd)
+        let data = (record as *mut Child).cast();
+        libc::clone(clone_entry, stack.high(), flags, data, &raw mut pidfd, no_tls, running)
     };
     check(pid.into()).map_err(SpawnFailure::of(Stage::Clone))?;
     // SAFETY: the kernel stored a fresh descriptor there.
-    Ok(Spawned { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    until_executed(record, pidfd.as_fd(), cgroup);
+    Ok(Spawned { pid: pid as u32, pidfd })
 }
 
 fn open_procs(cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {

@@ -3,6 +3,7 @@
 use crate::rig::*;
 use crate::roles::{part, say};
 use processkit::{Command, ProcessGroup, ProcessGroupOptions};
+use std::fs;
 use std::path::PathBuf;
 
 /// Whoever makes and removes groups leaves nothing: in a cgroup of its own, where nobody else makes any.
@@ -41,4 +42,108 @@ pub(crate) fn tidy() {
         vanished(&all).await; // without being asked, a moment later
     });
     say("tidy");
+}
+
+/// A child of a frozen cgroup would never come to its program, and whoever waits for that would wait with it.
+#[tokio::test]
+async fn a_suspended_group_takes_nobody() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        group.suspend().expect("stopped");
+        refused(&group).await;
+        group.resume().expect("goes on");
+        let mut process = group.start(&Command::new("true")).await.expect("started");
+        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        group.remove().await.expect("gone");
+    }
+}
+
+/// Nobody here knows that it is frozen: the group, or one above.
+#[tokio::test]
+async fn a_group_frozen_from_outside_takes_nobody() {
+    if !cgroups() {
+        return;
+    }
+    for options in [ProcessGroupOptions::default(), ProcessGroupOptions::default().without_clone3()] {
+        let outer = ProcessGroup::with_options(options.clone()).expect("a group");
+        let location = outer.location().expect("a directory").to_owned();
+        fs::create_dir(location.join("inner")).expect("made");
+        let mut inner = ProcessGroup::reopen_by_path(location.join("inner")).expect("opened");
+        let freeze = |on: &str| fs::write(location.join("cgroup.freeze"), on).expect("written");
+        for group in [&outer, &inner] {
+            freeze("1");
+            refused(group).await;
+            freeze("0");
+            let mut process = group.start(&Command::new("true")).await.expect("started");
+            assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        }
+        // no descriptor of a stopped group hinders its end
+        freeze("1");
+        inner.kill_on_drop();
+        drop(inner);
+        outer.shutdown().await.expect("gone");
+    }
+}
+
+async fn refused(group: &ProcessGroup) {
+    let error = group.start(&Command::new("true")).await.expect_err("it stands still");
+    assert!(error.to_string().contains("`true`: the group is suspended"), "{error}");
+    within("emptiness", group.wait_empty()).await.expect("empty");
+}
+
+/// Those that are stopped and started again from outside while children are born: each start ends, one way or the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn freezing_at_any_moment_hangs_nobody() {
+    if !cgroups() {
+        return;
+    }
+    for options in [ProcessGroupOptions::default(), ProcessGroupOptions::default().without_clone3()] {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let freeze = group.location().expect("a directory").join("cgroup.freeze");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::write(&freeze, "1").expect("written");
+                    std::thread::yield_now();
+                    fs::write(&freeze, "0").expect("written");
+                    std::thread::yield_now();
+                }
+            });
+            for _ in 0..200 {
+                match group.start_blocking(&Command::new("true")) {
+                    Ok(process) => drop(process),
+                    Err(error) => assert!(error.to_string().contains("suspended"), "{error}"),
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        group.remove().await.expect("gone");
+    }
+}
+
+/// A child of tokio becomes a member; the control has not.
+#[tokio::test]
+async fn children_of_tokio_are_adopted() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let spawn = || tokio::process::Command::new("sleep").arg("1000").spawn().expect("started");
+        let (mut adopted, mut control) = (spawn(), spawn());
+        group.adopt(&adopted).expect("adopted");
+        assert_eq!(group.members().expect("members"), [adopted.id().expect("a pid")]);
+        assert!(!group.is_empty().expect("an answer"));
+        group.kill().expect("killed");
+        within("emptiness", group.wait_empty()).await.expect("empty");
+        assert!(group.is_empty().expect("an answer"), "a zombie is no member");
+        // what is over cannot be adopted: neither the zombie nor what was reaped
+        for _ in 0..2 {
+            let error = group.adopt(&adopted).expect_err("it has ended");
+            assert!(error.is_not_found() && error.to_string().contains("has ended"), "{error}");
+            let status = within("the exit", adopted.wait()).await.expect("its handle has the status");
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        }
+        group.shutdown().await.expect("gone");
+        assert!(control.try_wait().expect("an answer").is_none());
+        control.kill().await.expect("killed");
+    }
 }
