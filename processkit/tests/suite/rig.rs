@@ -145,3 +145,21 @@ pub(crate) async fn reaped(pidfd: OwnedFd) {
     });
     within("a zombie to be reaped", waiting).await.expect("no panic");
 }
+
+/// Until nothing of this process runs any more.
+pub(crate) async fn gone(pid: u32) {
+    let Ok(pidfd) = processkit::pidfd_open(pid) else { return };
+    let Ok(adopted) = processkit::Adopted::from_pidfd(pidfd) else { return };
+    within("the end of a process", adopted.gone()).await.expect("watched");
+}
+
+/// Until a child of ours has ended, whoever takes its status.
+pub(crate) async fn ended(process: &processkit::RunningProcess) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let pidfd = process.pidfd().try_clone_to_owned().expect("a copy");
+    let waiting = tokio::task::spawn_blocking(move || {
+        poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).expect("polled");
+    });
+    within("the end of a process", waiting).await.expect("no panic");
+}

@@ -90,6 +90,8 @@ fn role() {
         Ok("leak persisted") => leak(true),
         Ok("cycles") => cycles(),
         Ok("settle") => settle(),
+        Ok("swallow bounded") => swallow(processkit::OutputBufferPolicy::bounded(10)),
+        Ok("swallow unbounded") => swallow(processkit::OutputBufferPolicy::unbounded()),
         Ok("guard") => crate::guardian::guard(&name),
         Ok("tidy") => crate::groups::tidy(),
         Ok("guards") => crate::guardian::guards(),
@@ -182,6 +184,17 @@ fn settle() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(processkit::settled());
     say("settled");
+}
+
+/// Read 100 MiB without an end of line, and say the most memory that took.
+fn swallow(policy: processkit::OutputBufferPolicy) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let command = Command::new("head").args(["-c", "100M", "/dev/zero"]).output_buffer(policy);
+    let result = runtime.block_on(command.output_bytes()).expect("a result");
+    assert!(result.is_success());
+    let status = std::fs::read_to_string("/proc/self/status").expect("our status");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    say(peak.trim().strip_suffix(" kB").expect("kilobytes").parse::<u64>().expect("a number") * 1024);
 }
 
 /// Holds nothing open that its starter could wait for.

@@ -1,0 +1,132 @@
+//! What a process reads: fed in the background, whatever it writes meanwhile.
+
+use crate::rig::*;
+use processkit::{Command, Error, Stdin, StreamExt};
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+const LARGE: usize = 64 << 20;
+
+fn large() -> Vec<u8> {
+    let period: Vec<u8> = (0..=255).collect();
+    period.repeat(LARGE / period.len())
+}
+
+/// Large input and large output at once. The control: neither fits into the pipes, so that somebody who first wrote and then
+/// read would wait for ever.
+#[tokio::test]
+async fn large_input_and_output_do_not_block_each_other() {
+    let (_reader, writer) = pipe();
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).expect("set");
+    let bytes = large();
+    let fits = nix::unistd::write(&writer, &bytes).expect("some");
+    assert!(4 * fits < LARGE, "control: {fits} bytes fit");
+
+    for stdin in [Stdin::from_bytes(bytes.clone()), Stdin::from_reader(std::io::Cursor::new(bytes.clone()))] {
+        let result = within("64 MiB", Command::new("cat").stdin(stdin).output_bytes()).await.expect("a result");
+        assert!(result.is_success() && !result.truncated());
+        assert!(*result.stdout() == bytes, "{} bytes came back", result.stdout().len());
+    }
+}
+
+#[tokio::test]
+async fn one_that_stops_reading_is_no_error() {
+    for script in ["exec head -c 1 >/dev/null", "exec <&-; echo done", "true"] {
+        let result = within("the run", sh(script).stdin(Stdin::from_bytes(large())).output_string()).await;
+        assert!(result.expect("a result").is_success(), "{script}");
+    }
+}
+
+/// A reader that never says anything does not hold the end of the run.
+#[tokio::test]
+async fn a_silent_reader_holds_nothing() {
+    struct Silent;
+    impl tokio::io::AsyncRead for Silent {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Poll::Pending
+        }
+    }
+    let command = sh("echo done").stdin(Stdin::from_reader(Silent));
+    assert_eq!(within("the run", command.run()).await.expect("a success"), "done");
+}
+
+/// A file is given to the process itself: no pipe, no copy.
+#[tokio::test]
+async fn a_file_is_handed_over() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let command = sh("readlink /proc/self/fd/0").stdin(Stdin::from_file(file.path()));
+    let path = within("the run", command.run()).await.expect("a success");
+    assert_eq!(path, file.path().to_str().expect("text"));
+
+    let command = Command::new("cat").stdin(Stdin::from_file("/no/such/input"));
+    let error = within("the run", command.run()).await.expect_err("no such file");
+    let Error::Spawn { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("/no/such/input"), "{error}");
+}
+
+/// Both: what is given comes first, and then what is typed.
+#[tokio::test]
+async fn an_open_input_can_be_fed_first() {
+    for first in ["fed\n".to_owned(), "x".repeat(1 << 20) + "\n"] {
+        let command = Command::new("cat").stdin(Stdin::from_string(first.clone())).keep_stdin_open();
+        let mut process = command.start().await.expect("started");
+        let mut stdin = process.standard_input().expect("a pipe");
+        within("a write", stdin.write_line("typed")).await.expect("written");
+        within("the end of the input", stdin.finish()).await.expect("closed");
+        let result = within("the run", process.output_string()).await.expect("a result");
+        assert_eq!(result.into_stdout(), first + "typed");
+    }
+}
+
+/// An open input that nobody took is closed by whoever waits for the end.
+#[tokio::test]
+async fn an_open_input_that_nobody_took_is_closed() {
+    for command in [
+        Command::new("cat").keep_stdin_open(),
+        Command::new("cat").keep_stdin_open().stdin(Stdin::from_bytes(vec![b'x'; 1 << 20])),
+    ] {
+        let process = command.start().await.expect("started");
+        assert_eq!(within("the run", process.wait()).await.expect("an end"), Some(0));
+        assert!(within("the run", command.output_string()).await.expect("a result").is_success());
+    }
+}
+
+#[tokio::test]
+async fn writing_to_one_that_ended_says_so() {
+    let mut process = sh("exit 0").keep_stdin_open().start().await.expect("started");
+    let mut stdin = process.standard_input().expect("a pipe");
+    within("the exit", process.exit()).await.expect("an exit");
+    let error = within("a write", stdin.write(b"x")).await.expect_err("nobody reads");
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+}
+
+/// A conversation: each answer before the next question.
+#[tokio::test]
+async fn input_and_output_take_turns() {
+    let mut process = Command::new("cat").keep_stdin_open().start().await.expect("started");
+    let mut stdin = process.standard_input().expect("a pipe");
+    let mut lines = process.stdout_lines();
+    for round in 0..100 {
+        stdin.write_line(&round.to_string()).await.expect("written");
+        assert_eq!(within("an answer", lines.next()).await, Some(round.to_string()));
+    }
+    drop(stdin);
+    assert_eq!(within("the end", lines.next()).await, None);
+    assert_eq!(within("the run", process.finish_streamed()).await.expect("an end"), (Some(0), String::new()));
+}
+
+/// The feeding goes on while only the end is awaited, and the clock of nobody runs.
+#[tokio::test]
+async fn lines_come_from_a_stream() {
+    let lines = tokio_stream::iter((0..10_000).map(|number| number.to_string()));
+    let command = Command::new("wc").arg("-l").stdin(Stdin::from_lines(lines)).timeout(Duration::MAX);
+    assert_eq!(within("the run", command.run()).await.expect("a success"), "10000");
+    assert_eq!(within("the run", command.run()).await.expect("a success"), "0", "used up");
+}

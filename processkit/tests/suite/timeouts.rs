@@ -1,0 +1,180 @@
+//! What ends a run from outside: a limit of time, a token.
+
+use crate::rig::*;
+use processkit::{CancellationToken, Command, Error, Outcome, ProcessGroup, ProcessGroupOptions, Signal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_millis(50);
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// Its pid and that of what it started, once both are there; then both wait for ever.
+const PAIR: &str = "sleep 1000 & echo $! $$; wait";
+
+fn pids(text: &str) -> Vec<u32> {
+    text.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+}
+
+/// Run a command whose limit may be too short for it to have said anything, with longer limits until it has.
+async fn said(command: &Command, options: &ProcessGroupOptions) -> processkit::ProcessResult<String> {
+    let mut limit = SHORT;
+    loop {
+        let command = command.clone().group_options(options.clone()).timeout(limit);
+        let result = within("the limit", command.output_string()).await.expect("a result");
+        if !result.stdout().is_empty() {
+            return result;
+        }
+        limit *= 2;
+    }
+}
+
+/// A private group ends whole, also what left its session. In a shared group only the process does: the control.
+#[tokio::test]
+async fn a_timeout_ends_the_whole_private_group() {
+    for options in mechanisms() {
+        for script in [PAIR, "setsid sleep 1000 & echo $! $$; wait"] {
+            let result = said(&sh(script), &options).await;
+            assert_eq!((result.outcome(), result.signal()), (Outcome::TimedOut, Some(9)));
+            assert!(!result.left_open(), "nobody is left to write");
+            for pid in pids(result.stdout()) {
+                gone(pid).await;
+            }
+        }
+
+        let group = ProcessGroup::with_options(options.clone()).expect("a group");
+        let (command, mut out) = Output::of(sh(PAIR));
+        let process = group.start(&command.timeout(SHORT)).await.expect("started");
+        assert_eq!(within("the limit", process.wait()).await.expect("an end"), None);
+        let child = pids(&out.line().await)[0];
+        assert!(lives(child), "control");
+        group.remove().await.expect("gone");
+    }
+}
+
+/// One that obeys ends the grace, one that does not is killed after it.
+#[tokio::test]
+async fn a_grace_is_for_those_who_obey() {
+    for options in mechanisms() {
+        let polite = sh("trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 1000 & wait; done");
+        let result = said(&polite.timeout_grace(FOREVER), &options).await;
+        assert_eq!((result.outcome(), result.code()), (Outcome::TimedOut, None));
+        assert_eq!((result.stdout().as_str(), result.exit().code), ("up\nasked", Some(3)));
+
+        let polite = sh("trap 'echo asked; exit 3' USR1; echo up; while :; do sleep 1000 & wait $!; done");
+        let command = polite.timeout_grace(SHORT).timeout_signal(Signal::Usr1);
+        let result = said(&command, &options).await;
+        assert_eq!(result.stdout(), "up\nasked");
+
+        let stubborn = sh("trap '' TERM; echo up; while :; do sleep 1000; done");
+        let result = said(&stubborn.timeout_grace(SHORT), &options).await;
+        assert_eq!((result.outcome(), result.signal()), (Outcome::TimedOut, Some(9)));
+    }
+}
+
+/// The clock runs from the spawn on and for nobody in particular: a run whose lines are only streamed ends as well.
+#[tokio::test]
+async fn the_limit_needs_nobody_who_waits() {
+    for options in mechanisms() {
+        let command = sh(PAIR).group_options(options).timeout(Duration::from_millis(500));
+        let mut process = command.start().await.expect("started");
+        let mut lines = process.stdout_lines();
+        use processkit::StreamExt;
+        let mut last = None;
+        while let Some(line) = within("a line or the end", lines.next()).await {
+            last = Some(line);
+        }
+        assert!(last.is_none_or(|line| pids(&line).len() == 2));
+        let exit = within("the exit", process.exit()).await.expect("an exit");
+        assert_eq!(exit.signal, Some(9));
+        let result = within("the result", process.output_string()).await.expect("a result");
+        assert!(result.timed_out());
+        assert!(matches!(result.ensure_success(), Err(Error::Timeout { .. })));
+    }
+}
+
+/// Without grace, and the whole group.
+#[tokio::test]
+async fn a_cancellation_ends_the_whole_private_group() {
+    for options in mechanisms() {
+        let token = CancellationToken::new();
+        let deaf = sh("trap '' TERM; sleep 1000 & echo $! $$; while :; do wait; done");
+        let command =
+            deaf.group_options(options).cancel_on(token.clone()).timeout(FOREVER).timeout_grace(FOREVER);
+        let mut process = command.start().await.expect("started");
+        let line = process.wait_for_line(|_| true, DEADLINE).await.expect("a line");
+        token.cancel();
+        let error = within("the end", process.output_string()).await.expect_err("cancelled");
+        assert!(matches!(&error, Error::Cancelled { program } if program == "/bin/sh"), "{error:?}");
+        for pid in pids(&line) {
+            gone(pid).await;
+        }
+    }
+}
+
+/// A cancellation does not wait for the grace of a timeout either.
+#[tokio::test]
+async fn a_cancellation_ends_a_grace() {
+    let token = CancellationToken::new();
+    let deaf = sh("trap 'echo asked' TERM; echo up; while :; do sleep 1000 & wait $!; done");
+    let command = deaf.cancel_on(token.clone()).timeout(SHORT).timeout_grace(FOREVER);
+    let cancel = token.clone();
+    let command = command.on_stdout_line(move |line| {
+        if line == "asked" {
+            cancel.cancel();
+        }
+    });
+    // asked before the trap was set, it obeys
+    loop {
+        match within("the end", command.output_string()).await {
+            Err(error) => break assert!(matches!(error, Error::Cancelled { .. }), "{error:?}"),
+            Ok(result) => assert!(result.timed_out() && !token.is_cancelled(), "{result:?}"),
+        }
+    }
+}
+
+/// One that had ended before keeps its result, although nobody had looked; the control lives and loses it.
+#[tokio::test]
+async fn who_had_ended_keeps_its_result() {
+    let token = CancellationToken::new();
+    let process = sh("echo done; exit 3").cancel_on(token.clone()).start().await.expect("started");
+    let control = sh("echo done; exec sleep 1000").cancel_on(token.clone()).start().await.expect("started");
+    ended(&process).await;
+    token.cancel();
+    let result = within("the result", process.output_string()).await.expect("its own");
+    assert_eq!((result.code(), result.stdout().as_str()), (Some(3), "done"));
+    let error = within("the end", control.output_string()).await.expect_err("control");
+    assert!(matches!(error, Error::Cancelled { .. }), "{error:?}");
+}
+
+/// Tried again until it works, and no more than that; a cancellation is final.
+#[tokio::test]
+async fn a_retry_ends_with_success() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = "echo x >> runs; test $(wc -l < runs) -ge 3 || exit 9; echo third";
+    let command = sh(script).current_dir(directory.path()).retry(10, Duration::ZERO, |_| true);
+    assert_eq!(within("three runs", command.run()).await.expect("a success"), "third");
+    let runs = std::fs::read_to_string(directory.path().join("runs")).expect("it ran");
+    assert_eq!(runs.lines().count(), 3);
+
+    let token = CancellationToken::new();
+    let (cancel, asked) = (token.clone(), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&asked);
+    let command = sh("exit 9").cancel_on(token).retry(10, FOREVER, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        cancel.cancel();
+        true
+    });
+    let error = within("the end", command.run()).await.expect_err("cancelled");
+    assert!(matches!(error, Error::Cancelled { .. }), "{error:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+/// A limit beyond the clock is none.
+#[tokio::test]
+async fn limits_may_be_huge() {
+    let command = sh("echo x").timeout(Duration::MAX).timeout_grace(Duration::MAX);
+    assert_eq!(within("the run", command.run()).await.expect("a success"), "x");
+    let command = sh("sleep 1000").timeout(Duration::ZERO);
+    assert!(within("the run", command.output_string()).await.expect("a result").timed_out());
+}
