@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 async fn both_streams_are_drained_at_once() {
     let script = "head -c 8M /dev/zero & head -c 8M /dev/zero >&2; wait";
     for options in mechanisms() {
-        let result = within("the run", sh(script).group_options(options).output_bytes()).await.expect("a result");
+        let result =
+            within("the run", sh(script).group_options(options).output_bytes()).await.expect("a result");
         assert_eq!((result.stdout().len(), result.stderr().len()), (8 << 20, 8 << 20));
         assert!(result.is_success() && !result.truncated());
     }

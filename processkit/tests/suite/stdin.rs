@@ -25,7 +25,8 @@ async fn large_input_and_output_do_not_block_each_other() {
     assert!(4 * fits < LARGE, "control: {fits} bytes fit");
 
     for stdin in [Stdin::from_bytes(bytes.clone()), Stdin::from_reader(std::io::Cursor::new(bytes.clone()))] {
-        let result = within("64 MiB", Command::new("cat").stdin(stdin).output_bytes()).await.expect("a result");
+        let result =
+            within("64 MiB", Command::new("cat").stdin(stdin).output_bytes()).await.expect("a result");
         assert!(result.is_success() && !result.truncated());
         assert!(*result.stdout() == bytes, "{} bytes came back", result.stdout().len());
     }
