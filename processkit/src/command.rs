@@ -59,6 +59,7 @@ pub struct Command {
     pub(crate) on_line: [Option<LineCallback>; 2],
     pub(crate) output_buffer: OutputBufferPolicy,
     pub(crate) terms: Terms,
+    pub(crate) unchecked: bool,
     pub(crate) group_options: ProcessGroupOptions,
 }
 
@@ -133,6 +134,7 @@ impl Command {
             on_line: [None, None],
             output_buffer: OutputBufferPolicy::default(),
             terms: Terms::default(),
+            unchecked: false,
             group_options: ProcessGroupOptions::default(),
         }
     }

@@ -25,7 +25,8 @@
 //! | `launch` | from a command to a child |
 //! | `process` | one process: ours ([`RunningProcess`]) or somebody else's ([`Adopted`]) |
 //! | `containment` | how a container is made: cgroup v2, or process groups |
-//! | `ladder`, `exit`, `mechanism` | pure: no clock, no file, no syscall |
+//! | `runner` | who runs commands; `batch` many at once, `pipeline` one into the other, `supervisor` one again and again |
+//! | `ladder`, `exit`, `mechanism`, `restart` | pure: no clock, no file, no syscall |
 //! | `reaper` | what happens after a drop: emptying, reaping, rmdir |
 //! | `sys` | the one door to the kernel with `unsafe` in it |
 //!
@@ -37,6 +38,7 @@ compile_error!("processkit is written for Linux");
 #[macro_use]
 mod trace;
 
+mod batch;
 mod command;
 mod containment;
 mod control;
@@ -51,24 +53,29 @@ mod mechanism;
 mod options;
 mod output;
 mod owner;
+mod pipeline;
 mod pipes;
 mod probes;
 mod process;
 #[cfg(feature = "stats")]
 mod profile;
 mod reaper;
+mod restart;
 mod result;
 mod run;
+mod runner;
 mod running;
 mod several;
 mod signal;
 mod stdin;
+mod supervisor;
 mod sys;
 mod teardown;
 mod terms;
 mod verbs;
 mod watch;
 
+pub use batch::output_all;
 pub use command::{Command, Stdio};
 pub use error::{Error, Result};
 pub use exit::{Exit, Usage};
@@ -79,15 +86,19 @@ pub use mechanism::{Mechanism, MechanismReason};
 pub use options::ProcessGroupOptions;
 pub use output::{OutputBufferPolicy, OverflowMode, StdoutLines};
 pub use owner::sweep_leaked;
+pub use pipeline::Pipeline;
 pub use process::{Adopted, pidfd_open};
 #[cfg(feature = "stats")]
 pub use profile::RunProfile;
 pub use reaper::settled;
+pub use restart::{RestartPolicy, StopReason};
 pub use result::{Outcome, ProcessResult};
+pub use runner::{JobRunner, ProcessRunner, ProcessRunnerExt};
 pub use running::RunningProcess;
 pub use several::{wait_all, wait_any};
 pub use signal::Signal;
 pub use stdin::{ProcessStdin, Stdin};
+pub use supervisor::{SupervisionOutcome, Supervisor};
 pub use tokio_stream::StreamExt;
 #[cfg(feature = "cancellation")]
 pub use tokio_util::sync::CancellationToken;

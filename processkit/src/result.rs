@@ -138,6 +138,22 @@ impl<T: AsRef<[u8]>> ProcessResult<T> {
 }
 
 impl ProcessResult<String> {
+    /// The output of a success without the white space at its end.
+    pub(crate) fn into_trimmed(self) -> Result<String> {
+        let mut text = self.ensure_success()?.into_stdout();
+        text.truncate(text.trim_end().len());
+        Ok(text)
+    }
+
+    /// 0 is yes, 1 is no.
+    pub(crate) fn into_answer(self) -> Result<bool> {
+        match self.check_ended()? {
+            0 => Ok(true),
+            1 => Ok(false),
+            code => Err(self.error(code, self.stdout.clone())),
+        }
+    }
+
     /// Standard output, and standard error behind it.
     pub fn combined(&self) -> String {
         [self.stdout.as_str(), &self.stderr].concat()

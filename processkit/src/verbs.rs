@@ -44,12 +44,7 @@ impl Command {
     /// [`Error::Exit`] for another code; [`Error::Timeout`]; [`Error::Io`] for the end by a signal; otherwise as for
     /// [`output_string`](Command::output_string).
     pub async fn run(&self) -> Result<String> {
-        self.retried(|| async {
-            let mut text = self.launch()?.output_string().await?.ensure_success()?.into_stdout();
-            text.truncate(text.trim_end().len());
-            Ok(text)
-        })
-        .await
+        self.retried(|| async { self.launch()?.output_string().await?.into_trimmed() }).await
     }
 
     /// Run it and give its exit code, whichever it is.
@@ -66,15 +61,7 @@ impl Command {
     /// # Errors
     /// [`Error::Exit`] for any other code; otherwise as for [`exit_code`](Command::exit_code).
     pub async fn probe(&self) -> Result<bool> {
-        self.retried(|| async {
-            let result = self.launch()?.output_string().await?;
-            match result.check_ended()? {
-                0 => Ok(true),
-                1 => Ok(false),
-                code => Err(result.error(code, result.stdout().clone())),
-            }
-        })
-        .await
+        self.retried(|| async { self.launch()?.output_string().await?.into_answer() }).await
     }
 
     /// The first line of its standard output that the predicate wants, and the process is ended then; `None` if it ended

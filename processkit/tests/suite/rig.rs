@@ -64,14 +64,23 @@ pub(crate) struct Output(Lines<BufReader<pipe::Receiver>>);
 impl Output {
     /// The command with its standard output led here. Drop the command after the start, or the end of the file never comes.
     pub(crate) fn of(command: Command) -> (Command, Output) {
+        let (output, writer) = Output::pipe();
+        (command.stdout(writer), output)
+    }
+
+    /// Lines for whoever gets a copy of the writer. The end comes when every copy is closed.
+    pub(crate) fn pipe() -> (Output, OwnedFd) {
         let (reader, writer) = pipe();
         let receiver = pipe::Receiver::from_file(reader).expect("a pipe for the runtime");
-        (command.stdout(writer), Output(BufReader::new(receiver).lines()))
+        (Output(BufReader::new(receiver).lines()), writer)
+    }
+
+    pub(crate) async fn next_line(&mut self) -> Option<String> {
+        within("a line of output, or its end", self.0.next_line()).await.expect("readable")
     }
 
     pub(crate) async fn line(&mut self) -> String {
-        let line = within("a line of output", self.0.next_line()).await.expect("readable");
-        line.expect("a line before the end")
+        self.next_line().await.expect("a line before the end")
     }
 
     pub(crate) async fn pid(&mut self) -> u32 {
@@ -80,8 +89,7 @@ impl Output {
     }
 
     pub(crate) async fn end(&mut self) {
-        let line = within("the end of the output", self.0.next_line()).await.expect("readable");
-        assert_eq!(line, None);
+        assert_eq!(self.next_line().await, None);
     }
 }
 
