@@ -4,6 +4,7 @@ use crate::containment::Containment;
 use crate::error::Result;
 use crate::group::ProcessGroup;
 use crate::identity::Stat;
+#[cfg(feature = "process-control")]
 use crate::signal::Signal;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -43,6 +44,7 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// If the kernel refuses one of them.
+    #[cfg(feature = "process-control")]
     pub fn signal(&self, signal: Signal) -> Result<()> {
         match signal {
             Signal::Kill => self.kill(),

@@ -96,6 +96,7 @@ pub use result::{Outcome, ProcessResult};
 pub use runner::{JobRunner, ProcessRunner, ProcessRunnerExt};
 pub use running::RunningProcess;
 pub use several::{wait_all, wait_any};
+#[cfg(feature = "process-control")]
 pub use signal::Signal;
 pub use stdin::{ProcessStdin, Stdin};
 pub use supervisor::{SupervisionOutcome, Supervisor};

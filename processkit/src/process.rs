@@ -133,6 +133,7 @@ impl Adopted {
     ///
     /// # Errors
     /// `EPERM` for a process that is not ours to signal.
+    #[cfg(feature = "process-control")]
     pub fn signal(&self, signal: Signal) -> Result<()> {
         send(self.pidfd(), signal)
     }

@@ -7,10 +7,13 @@ use crate::group::ProcessGroup;
 use crate::identity::ProcessIdentity;
 use crate::output::{Sink, StdoutLines};
 use crate::pipes::Pipes;
-use crate::process::{Child, send};
+use crate::process::Child;
+#[cfg(feature = "process-control")]
+use crate::process::send;
 use crate::reaper;
 use crate::result::ProcessResult;
 use crate::run::{Fate, Run};
+#[cfg(feature = "process-control")]
 use crate::signal::Signal;
 use crate::stdin::{Feed, ProcessStdin};
 use std::os::fd::BorrowedFd;
@@ -143,6 +146,7 @@ impl RunningProcess {
     ///
     /// # Errors
     /// `EPERM` for a process that changed its uid beyond our reach, `EINVAL` for a number that is no signal.
+    #[cfg(feature = "process-control")]
     pub fn signal(&self, signal: Signal) -> Result<()> {
         send(self.run.child.pidfd(), signal)
     }

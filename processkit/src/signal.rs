@@ -3,6 +3,7 @@
 /// A signal to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(not(feature = "process-control"), expect(dead_code, unreachable_pub, reason = "for nobody outside"))]
 pub enum Signal {
     /// Please end (`SIGTERM`).
     Term,
@@ -24,6 +25,7 @@ pub enum Signal {
 
 impl Signal {
     /// The number the kernel knows it by.
+    #[cfg_attr(not(feature = "process-control"), expect(unreachable_pub, reason = "for nobody outside"))]
     pub fn as_raw(self) -> i32 {
         match self {
             Signal::Term => libc::SIGTERM,

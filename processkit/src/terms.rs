@@ -47,11 +47,9 @@ impl Terms {
     }
 
     /// Whether it is cancelled already.
+    #[cfg(feature = "cancellation")]
     pub(crate) fn is_cancelled(&self) -> bool {
-        #[cfg(feature = "cancellation")]
-        return self.cancel.as_ref().is_some_and(CancellationToken::is_cancelled);
-        #[cfg(not(feature = "cancellation"))]
-        false
+        self.cancel.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Until it is cancelled; forever where it cannot be. Cancel safe.
