@@ -3,7 +3,10 @@
 /// A signal to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-#[cfg_attr(not(feature = "process-control"), expect(dead_code, unreachable_pub, reason = "for nobody outside"))]
+#[cfg_attr(
+    not(feature = "process-control"),
+    expect(dead_code, unreachable_pub, reason = "for nobody outside")
+)]
 pub enum Signal {
     /// Please end (`SIGTERM`).
     Term,
