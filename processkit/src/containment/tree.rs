@@ -237,12 +237,11 @@ mod tests {
             .process_group(0)
             .spawn()
             .expect("started");
-        for look in 0..300 {
-            let stat = Stat::read(child.id()).expect("alive");
-            assert!(tree.is_marked(stat), "missed at look {look}");
-            assert!(!other.is_marked(stat), "control: a mark that it does not have, look {look}");
-        }
+        let missed = (0..300).find(|_| !tree.is_marked(Stat::read(child.id()).expect("alive")));
+        let mistaken = (0..300).find(|_| other.is_marked(Stat::read(child.id()).expect("alive")));
         child.kill().expect("killed");
         child.wait().expect("reaped");
+        assert_eq!(missed, None, "missed at this look");
+        assert_eq!(mistaken, None, "control: a mark that it does not have, at this look");
     }
 }
