@@ -2,6 +2,8 @@
 
 use crate::options::ProcessGroupOptions;
 use crate::output::{LineCallback, OutputBufferPolicy};
+use crate::passing::PassedFd;
+use crate::privileges::Privileges;
 use crate::stdin::Stdin;
 use crate::terms::Terms;
 use std::collections::BTreeMap;
@@ -51,7 +53,7 @@ pub struct Command {
     pub(crate) directory: Option<PathBuf>,
     pub(crate) environment: Environment,
     pub(crate) streams: [Stdio; 3],
-    pub(crate) passed: BTreeMap<RawFd, Arc<OwnedFd>>,
+    pub(crate) passed: Vec<(RawFd, PassedFd)>,
     pub(crate) file: Option<Arc<OwnedFd>>,
     pub(crate) setsid: bool,
     pub(crate) input: Stdin,
@@ -61,6 +63,7 @@ pub struct Command {
     pub(crate) terms: Terms,
     pub(crate) unchecked: bool,
     pub(crate) group_options: ProcessGroupOptions,
+    pub(crate) privileges: Privileges,
 }
 
 /// The environment as it differs from ours.
@@ -126,7 +129,7 @@ impl Command {
             directory: None,
             environment: Environment::default(),
             streams: [Stdio::Null, Stdio::Piped, Stdio::Piped],
-            passed: BTreeMap::new(),
+            passed: Vec::new(),
             file: None,
             setsid: false,
             input: Stdin::empty(),
@@ -136,6 +139,7 @@ impl Command {
             terms: Terms::default(),
             unchecked: false,
             group_options: ProcessGroupOptions::default(),
+            privileges: Privileges::default(),
         }
     }
 
@@ -193,19 +197,6 @@ impl Command {
     /// Give the child its own pid, in decimal, in this variable (`LISTEN_PID` of sd_listen_fds(3)).
     pub fn env_pid(mut self, key: impl AsRef<OsStr>) -> Self {
         self.environment.pid_variable = Some(key.as_ref().to_owned());
-        self
-    }
-
-    /// Pass this descriptor at exactly this number, whatever else is there: sources and targets may overlap in any way.
-    /// A target named twice gets the last; 0, 1 and 2 replace the stream. A negative target is a spawn error.
-    pub fn pass_fd(mut self, fd: impl Into<OwnedFd>, target: RawFd) -> Self {
-        let fd = Arc::new(fd.into());
-        match usize::try_from(target).ok().and_then(|index| self.streams.get_mut(index)) {
-            Some(stream) => *stream = Stdio::Fd(fd),
-            None => {
-                self.passed.insert(target, fd);
-            }
-        }
         self
     }
 
@@ -331,6 +322,7 @@ impl fmt::Debug for Command {
             .field("stdin", &self.input)
             .field("output_buffer", &self.output_buffer)
             .field("limits", &self.terms)
+            .field("privileges", &self.privileges)
             .finish_non_exhaustive()
     }
 }

@@ -3,8 +3,10 @@
 use crate::command::{Command, Stdio};
 use crate::error::{Error, Result};
 use crate::identity::{ProcessIdentity, Stat, boot_id};
+use crate::passing;
+use crate::privileges::Resource;
 use crate::process::Child;
-use crate::sys::{self, Move, Spawn, Stage};
+use crate::sys::{self, Move, Spawn, SpawnFailure, Stage};
 use nix::unistd::AccessFlags;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -30,11 +32,8 @@ pub(crate) struct Birthplace<'a> {
 /// Start a child. On an error nothing of it is left.
 pub(crate) fn launch(command: &Command, birthplace: Birthplace<'_>) -> Result<Child> {
     launch_unnamed(command, birthplace).map_err(|source| {
-        // the file is open already: what the kernel did not find is what is to run it
-        let other = source.raw_os_error() == Some(nix::libc::ENOENT)
-            && command.file.is_some()
-            && command.directory.is_none();
-        let source = if other {
+        let missing = source.raw_os_error() == Some(libc::ENOENT);
+        let source = if missing && is_there(command) {
             io::Error::new(
                 source.kind(),
                 format!("{source}: its interpreter (first line) or loader is not there"),
@@ -46,10 +45,24 @@ pub(crate) fn launch(command: &Command, birthplace: Birthplace<'_>) -> Result<Ch
     })
 }
 
+/// Whether the program itself is there, so that what the kernel did not find is what is to run it.
+fn is_there(command: &Command) -> bool {
+    let inside = command.directory.as_deref().unwrap_or(Path::new(""));
+    command.file.is_some() || inside.join(&command.program).exists()
+}
+
 fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<Child> {
     if let Some(directory) = &command.directory {
         check_directory(directory)?;
     }
+    if command.program.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name of the program is empty"));
+    }
+    passing::check(&command.passed)?;
+    let program = c_string(command.program.as_bytes(), || "the name of the program".to_owned())?;
+    let arguments = (1..).zip(&command.arguments);
+    let arguments = arguments.map(|(number, a)| c_string(a.as_bytes(), || format!("argument {number}")));
+    let argv = std::iter::once(Ok(program)).chain(arguments).collect::<io::Result<Vec<_>>>()?;
     let script = match &command.file {
         Some(file) if is_script(file.as_fd()) => Some(Arc::clone(file)),
         _ => None,
@@ -61,8 +74,6 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     };
     let file = command.file.as_ref().filter(|_| script.is_none()).map(|file| file.as_fd());
 
-    let argv = std::iter::once(&command.program).chain(&command.arguments);
-    let argv = argv.map(|argument| c_string(argument.as_bytes())).collect::<io::Result<Vec<_>>>()?;
     let mut variables = command.environment.resolve();
     variables.extend(birthplace.mark);
     let envp = variables
@@ -71,7 +82,10 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
             let mut entry = key.into_vec();
             entry.push(b'=');
             entry.extend(value.as_bytes());
-            c_string(&entry)
+            c_string(&entry, || {
+                let name = entry.split(|b| *b == b'=').next().unwrap_or_default();
+                format!("variable `{}`", String::from_utf8_lossy(name).escape_default())
+            })
         })
         .collect::<io::Result<Vec<_>>>()?;
     let pid_variable = command.environment.pid_variable.as_ref().map(|key| key.as_bytes().to_vec());
@@ -94,29 +108,29 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
                 Move { source: pipe.map_or(-1, |pipe| pipe.as_raw_fd()), target, optional: false }
             }
         });
-    let passed = command.passed.iter().map(|(target, fd)| Move {
-        source: fd.as_raw_fd(),
-        target: *target,
-        optional: false,
-    });
-    let moves: Vec<Move> = streams.chain(passed).collect();
-    if moves.iter().any(|m| m.target < 0) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a negative descriptor number"));
+    let mut moves: Vec<Move> = streams.collect();
+    for (target, fd) in command.passed.iter().filter(|(target, _)| *target > libc::STDERR_FILENO) {
+        moves.push(Move { source: fd.open(*target)?.as_raw_fd(), target: *target, optional: false });
     }
 
     let spawned = sys::spawn(Spawn {
-        path: c_string(path.as_bytes())?,
+        path: c_string(path.as_bytes(), || "the program's path".to_owned())?,
         file,
         argv,
         envp,
         pid_variable,
-        directory: command.directory.as_ref().map(|d| c_string(d.as_os_str().as_bytes())).transpose()?,
+        directory: command
+            .directory
+            .as_ref()
+            .map(|d| c_string(d.as_os_str().as_bytes(), || "the working directory".to_owned()))
+            .transpose()?,
         moves,
         setsid: command.setsid,
+        privileges: &command.privileges,
         cgroup: birthplace.cgroup,
         clone3: !birthplace.without_clone3,
     })
-    .map_err(|failure| explain(failure.stage, failure.source))?;
+    .map_err(|failure| explain(&failure))?;
 
     // It is not reaped yet, so this is its entry even if it has ended.
     let start_time_ticks = Stat::read(spawned.pid).map_or(0, |stat| stat.start);
@@ -126,10 +140,9 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     Ok(Child::new(spawned.pidfd, identity, script))
 }
 
-fn c_string(bytes: &[u8]) -> io::Result<CString> {
-    CString::new(bytes).map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidInput, "a zero byte in an argument, variable or path")
-    })
+fn c_string(bytes: &[u8], what: impl FnOnce() -> String) -> io::Result<CString> {
+    CString::new(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} has a zero byte in it", what())))
 }
 
 fn check_directory(directory: &Path) -> io::Result<()> {
@@ -138,31 +151,48 @@ fn check_directory(directory: &Path) -> io::Result<()> {
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     }
-    .map_err(|error| explain(Stage::Directory, error))
+    .map_err(in_directory)
+}
+
+fn in_directory(error: io::Error) -> io::Error {
+    let text = match error.kind() {
+        io::ErrorKind::NotFound => "working directory does not exist",
+        io::ErrorKind::NotADirectory => "working directory is not a directory",
+        io::ErrorKind::PermissionDenied => "working directory may not be entered",
+        _ => return io::Error::new(error.kind(), format!("cannot enter the working directory: {error}")),
+    };
+    io::Error::new(error.kind(), text)
 }
 
 /// The error as its reader needs it. The raw error is kept where there is nothing to add.
-fn explain(stage: Stage, error: io::Error) -> io::Error {
-    let text = match (stage, error.kind()) {
-        (Stage::Directory, io::ErrorKind::NotFound) => "working directory does not exist",
-        (Stage::Directory, io::ErrorKind::NotADirectory) => "working directory is not a directory",
-        (Stage::Directory, io::ErrorKind::PermissionDenied) => "working directory may not be entered",
+fn explain(failure: &SpawnFailure) -> io::Error {
+    let SpawnFailure { stage, source, detail } = failure;
+    let errno = source.raw_os_error();
+    let step = match stage {
+        Stage::Directory => return in_directory(io::Error::new(source.kind(), source.to_string())),
         // clone3 says so by either; nothing else about it could.
-        (Stage::Clone | Stage::Join, _)
-            if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) =>
-        {
-            "the group's cgroup was removed"
+        Stage::Clone | Stage::Join if matches!(errno, Some(libc::ENODEV | libc::ENOENT)) => {
+            return io::Error::new(source.kind(), "the group's cgroup was removed");
         }
-        (Stage::Frozen, _) => crate::group::SUSPENDED,
-        (Stage::Join, _) => {
-            return io::Error::new(error.kind(), format!("cannot join the group's cgroup: {error}"));
+        Stage::Frozen => return io::Error::new(source.kind(), crate::group::SUSPENDED),
+        Stage::Clone | Stage::Session | Stage::Exec => {
+            return errno.map_or_else(|| io::Error::other(source.to_string()), io::Error::from_raw_os_error);
         }
-        (Stage::Descriptors, _) => {
-            return io::Error::new(error.kind(), format!("cannot pass a descriptor: {error}"));
+        Stage::Join => "cannot join the group's cgroup".to_owned(),
+        Stage::OomScore => "cannot set oom_score_adj".to_owned(),
+        Stage::Limits => {
+            let resource = Resource::from_raw(*detail);
+            resource.map_or("cannot set a limit".to_owned(), |r| format!("cannot set the limit {r:?}"))
         }
-        (Stage::Clone | Stage::Session | Stage::Directory | Stage::Exec, _) => return error,
+        Stage::Groups => "cannot set the supplementary groups".to_owned(),
+        Stage::Gid => "cannot set the gid".to_owned(),
+        Stage::Uid => "cannot set the uid".to_owned(),
+        Stage::ParentDeath => "cannot bind it to the life of its parent".to_owned(),
+        Stage::NoNewPrivileges => "cannot set no_new_privs".to_owned(),
+        Stage::Descriptors if *detail >= 0 => format!("cannot pass descriptor {detail}"),
+        Stage::Descriptors => "cannot keep the file to execute open".to_owned(),
     };
-    io::Error::new(error.kind(), text)
+    io::Error::new(source.kind(), format!("{step}: {source}"))
 }
 
 /// Whether the kernel would hand the file to an interpreter.

@@ -22,6 +22,8 @@
 //! | `command` | what to run: program, environment, descriptors |
 //! | `group` | the container and its owner's intent; `teardown` its end, `control` what is done to all members |
 //! | `guardian` | the end of a group whose owner was killed |
+//! | `passing` | descriptors that a child gets beside its streams |
+//! | `privileges` | what a child may do: user, groups, limits |
 //! | `launch` | from a command to a child |
 //! | `process` | one process: ours ([`RunningProcess`]) or somebody else's ([`Adopted`]) |
 //! | `containment` | how a container is made: cgroup v2, or process groups |
@@ -54,7 +56,9 @@ mod options;
 mod output;
 mod owner;
 mod pipeline;
+mod passing;
 mod pipes;
+mod privileges;
 mod probes;
 mod process;
 #[cfg(feature = "stats")]
@@ -87,6 +91,8 @@ pub use options::ProcessGroupOptions;
 pub use output::{OutputBufferPolicy, OverflowMode, StdoutLines};
 pub use owner::sweep_leaked;
 pub use pipeline::Pipeline;
+pub use passing::PassedFd;
+pub use privileges::Resource;
 pub use process::{Adopted, pidfd_open};
 #[cfg(feature = "stats")]
 pub use profile::RunProfile;

@@ -1,7 +1,10 @@
 //! The child between clone and exec: raw syscalls only, no allocation, no lock, nothing that could unwind.
 
 use super::KERNEL_SIGSET_BYTES;
+use super::privileges::{bind_to_parent, drop_privileges, set_oom_score};
 use super::spawn::Stage;
+use crate::privileges::Privileges;
+use std::convert::Infallible;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::AtomicU32;
@@ -22,9 +25,10 @@ pub(super) struct Child {
     /// Inclusive ranges of descriptors that must not survive exec.
     pub(super) gaps: *const (u32, u32),
     pub(super) gaps_len: usize,
-    /// The first number above every target.
-    pub(super) floor: c_int,
     pub(super) file: c_int,
+    pub(super) privileges: *const Privileges,
+    /// The process that makes this one.
+    pub(super) parent: c_int,
     /// `cgroup.procs` to join by, where the kernel did not place us already.
     pub(super) join: c_int,
     pub(super) reset_handlers: bool,
@@ -37,13 +41,17 @@ pub(super) struct Child {
     pub(super) frozen: bool,
     pub(super) stage: u32,
     pub(super) errno: c_int,
+    /// What of many it was that failed: a target, or a resource.
+    pub(super) detail: c_int,
 }
 
 pub(super) struct Staged {
     pub(super) source: c_int,
     pub(super) target: c_int,
     pub(super) optional: bool,
-    pub(super) parked: c_int,
+    /// Another move puts something else at the number of this source: it has to be moved out of the way first.
+    pub(super) park: bool,
+    pub(super) closed: bool,
 }
 
 /// The child's life between clone and exec.
@@ -55,7 +63,7 @@ pub(super) unsafe extern "C" fn child_entry(data: *mut c_void) -> ! {
     unsafe {
         let record: *mut Child = data.cast();
         ptr::write_volatile(&raw mut (*record).started, true);
-        let stage = child(record);
+        let Err(stage) = child(record);
         ptr::write_volatile(&raw mut (*record).errno, *libc::__errno_location());
         ptr::write_volatile(&raw mut (*record).stage, stage as u32);
         loop {
@@ -68,7 +76,7 @@ pub(super) unsafe extern "C" fn child_entry(data: *mut c_void) -> ! {
 ///
 /// # Safety
 /// As for [`child_entry`].
-unsafe fn child(record: *mut Child) -> Stage {
+unsafe fn child(record: *mut Child) -> Result<Infallible, Stage> {
     // The kernel's sigaction is at most 32 bytes, and zeros are SIG_DFL.
     let default = [0u64; 4];
     let null = ptr::null::<c_void>();
@@ -101,8 +109,11 @@ unsafe fn child(record: *mut Child) -> Stage {
         libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), null, KERNEL_SIGSET_BYTES);
 
         if (*record).join >= 0 && libc::syscall(libc::SYS_write, (*record).join, c"0".as_ptr(), 1usize) < 0 {
-            return Stage::Join;
+            return Err(Stage::Join);
         }
+
+        let privileges = &*(*record).privileges;
+        set_oom_score(privileges)?;
 
         let session = if (*record).setsid {
             libc::syscall(libc::SYS_setsid)
@@ -110,44 +121,17 @@ unsafe fn child(record: *mut Child) -> Stage {
             libc::syscall(libc::SYS_setpgid, 0, 0)
         };
         if session < 0 {
-            return Stage::Session;
+            return Err(Stage::Session);
         }
 
+        place_descriptors(record)?;
+        drop_privileges(record, privileges)?;
+        // As the new user: nobody starts where they may not enter.
         if !(*record).directory.is_null() && libc::syscall(libc::SYS_chdir, (*record).directory) < 0 {
-            return Stage::Directory;
-        }
-
-        // Everything goes above the highest target first, so that no target overwrites a source still needed.
-        let duplicate =
-            |fd: c_int| libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, (*record).floor) as c_int;
-        let mut index = 0;
-        while index < (*record).moves_len {
-            let entry = (*record).moves.add(index);
-            (*entry).parked = duplicate((*entry).source);
-            if (*entry).parked < 0 && !((*entry).optional && *libc::__errno_location() == libc::EBADF) {
-                return Stage::Descriptors;
-            }
-            index += 1;
-        }
-        let mut file = (*record).file;
-        if file >= 0 {
-            file = duplicate(file);
-            if file < 0 {
-                return Stage::Descriptors;
-            }
-        }
-        index = 0;
-        while index < (*record).moves_len {
-            let entry = (*record).moves.add(index);
-            if (*entry).parked < 0 {
-                libc::syscall(libc::SYS_close, (*entry).target);
-            } else if libc::syscall(libc::SYS_dup3, (*entry).parked, (*entry).target, 0) < 0 {
-                return Stage::Descriptors;
-            }
-            index += 1;
+            return Err(Stage::Directory);
         }
         // The rest stays open until exec, not beyond: `file` is among it.
-        index = 0;
+        let mut index = 0;
         while index < (*record).gaps_len {
             let (first, last) = *(*record).gaps.add(index);
             if libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) < 0 {
@@ -160,19 +144,111 @@ unsafe fn child(record: *mut Child) -> Stage {
             write_decimal(libc::syscall(libc::SYS_getpid) as u32, (*record).pid_digits);
         }
 
+        bind_to_parent(record, privileges)?;
+
         let nothing_blocked = 0u64;
         let mask = &raw const nothing_blocked;
         let old_mask = ptr::null_mut::<u64>();
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, mask, old_mask, KERNEL_SIGSET_BYTES);
 
+        let file = (*record).file;
         if file >= 0 {
             let (argv, envp) = ((*record).argv, (*record).envp);
             libc::syscall(libc::SYS_execveat, file, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
         } else {
             libc::syscall(libc::SYS_execve, (*record).path, (*record).argv, (*record).envp);
         }
-        Stage::Exec
+        Err(Stage::Exec)
     }
+}
+
+/// Every descriptor to its number, and the file to execute out of their way.
+///
+/// # Safety
+/// As for [`child_entry`].
+unsafe fn place_descriptors(record: *mut Child) -> Result<(), Stage> {
+    // SAFETY: the moves come from the record, and the calls pass no pointers.
+    unsafe {
+        // First what stays where it is: a number that is not open must not be taken for a copy.
+        let mut index = 0;
+        while index < (*record).moves_len {
+            let entry = (*record).moves.add(index);
+            if (*entry).source == (*entry).target
+                && libc::syscall(libc::SYS_fcntl, (*entry).source, libc::F_SETFD, 0) < 0
+            {
+                (*record).detail = (*entry).target;
+                if !(*entry).optional {
+                    return Err(Stage::Descriptors);
+                }
+                (*entry).closed = true;
+            }
+            index += 1;
+        }
+        index = 0;
+        while index < (*record).moves_len {
+            let entry = (*record).moves.add(index);
+            if (*entry).park {
+                (*record).detail = (*entry).target;
+                (*entry).source = copy_beside(record, (*entry).source)?;
+            }
+            index += 1;
+        }
+        if (*record).file >= 0 && is_target(record, (*record).file) {
+            (*record).detail = -1;
+            (*record).file = copy_beside(record, (*record).file)?;
+        }
+        index = 0;
+        while index < (*record).moves_len {
+            let entry = (*record).moves.add(index);
+            (*record).detail = (*entry).target;
+            if (*entry).closed {
+                libc::syscall(libc::SYS_close, (*entry).target);
+            } else if (*entry).source != (*entry).target
+                && libc::syscall(libc::SYS_dup3, (*entry).source, (*entry).target, 0) < 0
+            {
+                return Err(Stage::Descriptors);
+            }
+            index += 1;
+        }
+    }
+    Ok(())
+}
+
+/// A copy at a number that is nobody's target. One that is made at a target on the way is replaced there later.
+///
+/// # Safety
+/// As for [`child_entry`].
+unsafe fn copy_beside(record: *const Child, fd: c_int) -> Result<c_int, Stage> {
+    let mut from = 0;
+    loop {
+        // SAFETY: no pointers are passed; the record is valid by contract.
+        unsafe {
+            let copy = libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, from) as c_int;
+            if copy < 0 {
+                return Err(Stage::Descriptors);
+            }
+            if !is_target(record, copy) {
+                return Ok(copy);
+            }
+            from = copy + 1;
+        }
+    }
+}
+
+/// # Safety
+/// As for [`child_entry`].
+unsafe fn is_target(record: *const Child, fd: c_int) -> bool {
+    let mut index = 0;
+    // SAFETY: the moves come from the record.
+    unsafe {
+        while index < (*record).moves_len {
+            if (*(*record).moves.add(index)).target == fd {
+                return true;
+            }
+            index += 1;
+        }
+    }
+    false
 }
 
 /// close_range(2) by hand, for kernels before 5.11.

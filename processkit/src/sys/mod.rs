@@ -6,11 +6,12 @@ mod child;
 mod guard;
 mod guardian;
 mod marked;
+mod privileges;
 mod spawn;
 mod stack;
 
 pub(crate) use guardian::{FORGET, MARK_BYTES, Message, SLOTS, WATCH_CGROUP, WATCH_TREE, start_guardian};
-pub(crate) use spawn::{Move, Spawn, Stage, spawn};
+pub(crate) use spawn::{Move, Spawn, SpawnFailure, Stage, spawn};
 
 use crate::exit::{Exit, Usage};
 use std::io;

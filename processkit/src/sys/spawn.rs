@@ -7,7 +7,9 @@
 use super::blocked_signals::BlockedSignals;
 use super::check;
 use super::child::{Child, Staged, child_entry};
+use super::privileges::SharedWithOther;
 use super::stack::Stack;
+use crate::privileges::Privileges;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
@@ -44,6 +46,7 @@ pub(crate) struct Spawn<'a> {
     /// Exactly the descriptors that arrive. Targets are distinct and not negative.
     pub(crate) moves: Vec<Move>,
     pub(crate) setsid: bool,
+    pub(crate) privileges: &'a Privileges,
     /// The cgroup to be born in.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// Whether clone3 may be used; false only in tests of the older way.
@@ -57,35 +60,75 @@ pub(crate) struct Spawned {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// How far a failed spawn came.
+/// How far a failed spawn came, and which step it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Stage {
     /// The process could not be made.
     Clone = 1,
     /// It could not join its cgroup.
-    Join = 2,
+    Join,
+    /// Its OOM score could not be set.
+    OomScore,
     /// No session or process group.
-    Session = 3,
-    /// The working directory could not be entered.
-    Directory = 4,
+    Session,
     /// A descriptor could not be put where it belongs.
-    Descriptors = 5,
+    Descriptors,
+    /// A limit could not be set.
+    Limits,
+    /// Its supplementary groups could not be set.
+    Groups,
+    /// Its gid could not be set.
+    Gid,
+    /// Its uid could not be set.
+    Uid,
+    /// The working directory could not be entered.
+    Directory,
+    /// It could not be bound to its parent's life.
+    ParentDeath,
+    /// It could not give up gaining privileges.
+    NoNewPrivileges,
     /// The program could not be executed.
-    Exec = 6,
+    Exec,
     /// Its cgroup is frozen, so it would not have come to its program.
-    Frozen = 7,
+    Frozen,
+}
+
+impl Stage {
+    fn from_code(code: u32) -> Stage {
+        use Stage::{
+            Clone, Descriptors, Directory, Exec, Gid, Groups, Join, Limits, NoNewPrivileges, OomScore,
+            ParentDeath, Session, Uid,
+        };
+        let all = [
+            Join,
+            OomScore,
+            Session,
+            Descriptors,
+            Limits,
+            Groups,
+            Gid,
+            Uid,
+            Directory,
+            ParentDeath,
+            NoNewPrivileges,
+            Exec,
+        ];
+        all.into_iter().find(|stage| *stage as u32 == code).unwrap_or(Clone)
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct SpawnFailure {
     pub(crate) stage: Stage,
     pub(crate) source: io::Error,
+    /// Which of many: the target of a descriptor, or the resource of a limit.
+    pub(crate) detail: i32,
 }
 
 impl SpawnFailure {
     fn of(stage: Stage) -> impl FnOnce(io::Error) -> SpawnFailure {
-        move |source| SpawnFailure { stage, source }
+        move |source| SpawnFailure { stage, source, detail: -1 }
     }
 }
 
@@ -107,14 +150,23 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         envp.insert(end, start.cast_const().cast());
     }
 
+    let is_replaced = |m: &Move| {
+        let other = |o: &Move| o.target == m.source && o.source != o.target;
+        m.source != m.target && request.moves.iter().any(other)
+    };
     let mut moves: Vec<Staged> = request
         .moves
         .iter()
-        .map(|m| Staged { source: m.source, target: m.target, optional: m.optional, parked: -1 })
+        .map(|m| Staged {
+            source: m.source,
+            target: m.target,
+            optional: m.optional,
+            park: is_replaced(m),
+            closed: false,
+        })
         .collect();
     moves.sort_by_key(|m| m.target);
     let gaps = gaps(moves.iter().map(|m| m.target as u32));
-    let floor = moves.last().map_or(0, |m| m.target.saturating_add(1));
 
     let use_clone3 = request.clone3 && !CLONE3_MISSING.load(Ordering::Relaxed);
     let mut child = Child {
@@ -127,8 +179,9 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         moves_len: moves.len(),
         gaps: gaps.as_ptr(),
         gaps_len: gaps.len(),
-        floor,
         file: request.file.map_or(-1, |f| f.as_raw_fd()),
+        privileges: request.privileges,
+        parent: std::process::id() as c_int,
         join: -1,
         reset_handlers: false,
         setsid: request.setsid,
@@ -137,14 +190,21 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         frozen: false,
         stage: 0,
         errno: 0,
+        detail: -1,
     };
 
+    // Its OOM score becomes that of everybody who has the same memory, except after vfork (__set_oom_adj() of the kernel).
+    let wait = if request.privileges.oom_score_adj.is_some() { libc::CLONE_VFORK } else { WAIT };
+    if wait == libc::CLONE_VFORK && request.cgroup.is_some_and(is_frozen) {
+        return Err(frozen());
+    }
+    let shared = request.privileges.change_credentials().then(SharedWithOther::begin);
     let stack = Stack::take().map_err(SpawnFailure::of(Stage::Clone))?;
     let result = {
         let _blocked = BlockedSignals::new();
         let mut born = Err(libc::ENOSYS);
         if use_clone3 {
-            born = clone3(&mut child, &stack, request.cgroup);
+            born = clone3(&mut child, &stack, request.cgroup, wait);
             if born.as_ref().is_err_and(|errno| *errno == libc::ENOSYS) {
                 CLONE3_MISSING.store(true, Ordering::Relaxed);
             }
@@ -163,35 +223,39 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         // same way again, then from the write into cgroup.procs.
         match born {
             Err(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::E2BIG) => {
-                clone(&mut child, &stack, request.cgroup)
+                clone(&mut child, &stack, request.cgroup, wait)
             }
-            other => other.map_err(|errno| SpawnFailure {
-                stage: Stage::Clone,
-                source: io::Error::from_raw_os_error(errno),
-            }),
+            other => other.map_err(io::Error::from_raw_os_error).map_err(SpawnFailure::of(Stage::Clone)),
         }
     };
     // Whoever shared the stack has executed or ended by now.
     stack.give_back();
+    drop(shared);
     let spawned = result?;
     if child.frozen {
         super::wait_pidfd(spawned.pidfd.as_fd(), true).map_err(SpawnFailure::of(Stage::Frozen))?;
-        return Err(SpawnFailure { stage: Stage::Frozen, source: io::ErrorKind::ResourceBusy.into() });
+        return Err(frozen());
     }
-    // SAFETY: a plain read; the child wrote it before this thread was resumed.
-    let (stage, errno) = unsafe { (ptr::read_volatile(&child.stage), ptr::read_volatile(&child.errno)) };
-    let stage = match stage {
-        0 => return Ok(spawned),
-        2 => Stage::Join,
-        3 => Stage::Session,
-        4 => Stage::Directory,
-        5 => Stage::Descriptors,
-        6 => Stage::Exec,
-        _ => Stage::Clone,
+    let child = &raw const child;
+    // SAFETY: plain reads; the child wrote before this thread was resumed.
+    let (code, errno, detail) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*child).stage),
+            ptr::read_volatile(&raw const (*child).errno),
+            ptr::read_volatile(&raw const (*child).detail),
+        )
     };
+    if code == 0 {
+        return Ok(spawned);
+    }
+    let stage = Stage::from_code(code);
     // It is ending or has ended: this wait is short, and leaves no zombie.
     super::wait_pidfd(spawned.pidfd.as_fd(), true).map_err(SpawnFailure::of(stage))?;
-    Err(SpawnFailure { stage, source: io::Error::from_raw_os_error(errno) })
+    Err(SpawnFailure { stage, source: io::Error::from_raw_os_error(errno), detail })
+}
+
+fn frozen() -> SpawnFailure {
+    SpawnFailure::of(Stage::Frozen)(io::ErrorKind::ResourceBusy.into())
 }
 
 fn was_started(child: &Child) -> bool {
@@ -298,11 +362,16 @@ fn gaps(targets: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-fn clone3(child: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, c_int> {
+fn clone3(
+    child: &mut Child,
+    stack: &Stack,
+    cgroup: Option<BorrowedFd<'_>>,
+    wait: c_int,
+) -> Result<Spawned, c_int> {
     let mut pidfd: c_int = -1;
     let into = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
-    let flags = (libc::CLONE_VM | libc::CLONE_PIDFD | WAIT) as u64 | CLONE_CLEAR_SIGHAND | into;
-    child.running.store(1, Ordering::Release);
+    let flags = (libc::CLONE_VM | libc::CLONE_PIDFD | wait) as u64 | CLONE_CLEAR_SIGHAND | into;
+    child.running.store((wait == libc::CLONE_CHILD_CLEARTID).into(), Ordering::Release);
     let args = CloneArgs {
         flags,
         pidfd: (&raw mut pidfd) as u64,
@@ -330,7 +399,7 @@ fn clone3(child: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> R
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn clone3(_: &mut Child, _: &Stack, _: Option<BorrowedFd<'_>>) -> Result<Spawned, c_int> {
+fn clone3(_: &mut Child, _: &Stack, _: Option<BorrowedFd<'_>>, _: c_int) -> Result<Spawned, c_int> {
     Err(libc::ENOSYS) // no assembly for this architecture; clone(2) does it
 }
 
@@ -419,13 +488,18 @@ unsafe fn clone3_raw(
 }
 
 /// The older way: clone(2), and the child writes itself into `cgroup.procs` before anything else.
-fn clone(record: &mut Child, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, SpawnFailure> {
+fn clone(
+    record: &mut Child,
+    stack: &Stack,
+    cgroup: Option<BorrowedFd<'_>>,
+    wait: c_int,
+) -> Result<Spawned, SpawnFailure> {
     let procs = cgroup.map(open_procs).transpose().map_err(SpawnFailure::of(Stage::Join))?;
     record.join = procs.as_ref().map_or(-1, |fd| fd.as_raw_fd());
     record.reset_handlers = true;
     let mut pidfd: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_PIDFD | WAIT | libc::SIGCHLD;
-    record.running.store(1, Ordering::Release);
+    let flags = libc::CLONE_VM | libc::CLONE_PIDFD | wait | libc::SIGCHLD;
+    record.running.store((wait == libc::CLONE_CHILD_CLEARTID).into(), Ordering::Release);
     let (running, no_tls) = (record.running.as_ptr(), ptr::null_mut::<c_void>());
     // SAFETY: as for clone3: a stack of its own, a function that never returns, and the wait keeps everything alive.
     let pid = unsafe {

@@ -1,11 +1,12 @@
 //! C3, C4: exactly the declared descriptors arrive, at their numbers.
 
 use crate::rig::*;
+use crate::roles;
 use processkit::{Command, ProcessGroup, ProcessGroupOptions, Stdio};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// A file that says its name.
 fn labelled(label: &str) -> OwnedFd {
@@ -160,4 +161,69 @@ async fn streams_go_where_they_should() {
         assert_eq!(text, "/dev/null\n/dev/null\n");
         group.remove().await.expect("gone");
     }
+}
+
+/// A borrowed descriptor is copied at once: what becomes of it afterwards is no matter.
+#[tokio::test]
+async fn borrowed_descriptors_are_copied() {
+    for options in mechanisms() {
+        let borrowed = labelled("borrowed");
+        let command = read_all(&[9]).pass_fd(borrowed.as_fd(), 9);
+        drop(borrowed);
+        assert_eq!(output(&options, command.clone()).await, "9=borrowed\n");
+        assert_eq!(output(&options, command).await, "9=borrowed\n", "and again");
+    }
+}
+
+/// Every number below the limit can be a target, the last one too, whatever has to be moved out of the way.
+#[tokio::test]
+async fn the_last_number_is_a_target_too() {
+    let (limit, _) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limits");
+    let last = i32::try_from(limit).expect("a sane limit") - 1;
+    for options in mechanisms() {
+        let (a, b) = (labelled("a"), labelled("b"));
+        let (x, y) = (a.as_raw_fd(), b.as_raw_fd());
+        arrives(&options, vec![(y, a, "a"), (x, b, "b"), (last, labelled("c"), "c")]).await;
+    }
+}
+
+/// What cannot be passed is named, nothing is started, and nothing is left open.
+#[tokio::test]
+async fn impossible_descriptors_are_errors() {
+    let (limit, _) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limits");
+    let beyond = i32::try_from(limit).expect("a sane limit");
+    let cases: Vec<(Command, &str)> = vec![
+        (Command::new("true").pass_fd(labelled("x"), -5), "descriptor -5: the number is negative"),
+        (Command::new("true").pass_fd(labelled("x"), beyond), "RLIMIT_NOFILE"),
+        (Command::new("true").pass_fd(labelled("x"), i32::MAX), "RLIMIT_NOFILE"),
+        (
+            Command::new("true").pass_fd(labelled("x"), 5).pass_fd(labelled("y"), 5),
+            "descriptor 5: it is mapped twice",
+        ),
+        (
+            Command::new("true").pass_fd(labelled("x"), 1).pass_fd(labelled("y"), 1),
+            "descriptor 1: it is mapped twice",
+        ),
+    ];
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        for (command, says) in &cases {
+            let error = group.start(command).await.expect_err("impossible");
+            assert!(matches!(error, processkit::Error::Spawn { .. }), "{error:?}");
+            assert!(error.to_string().contains(says), "{error} does not say {says}");
+        }
+        assert!(group.is_empty().expect("an answer"));
+        group.remove().await.expect("gone");
+    }
+}
+
+/// A source that was closed is named by its target. In a process of its own, where nobody else gets its number.
+#[tokio::test]
+async fn a_closed_source_is_an_error() {
+    let output = roles::play("closed", "").stdin(std::process::Stdio::null()).output().expect("played");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("cannot pass descriptor 7: its source cannot be copied"), "{text}");
 }

@@ -8,6 +8,7 @@ mod groups;
 mod guardian;
 mod lifecycle;
 mod pipeline;
+mod privileges;
 mod probes;
 mod rig;
 mod roles;

@@ -92,6 +92,9 @@ fn role() {
         Ok("settle") => settle(),
         Ok("swallow bounded") => swallow(processkit::OutputBufferPolicy::bounded(10)),
         Ok("swallow unbounded") => swallow(processkit::OutputBufferPolicy::unbounded()),
+        Ok("dies") => dies(),
+        Ok("dumpable") => dumpable(),
+        Ok("closed") => closed(),
         Ok("guard") => crate::guardian::guard(&name),
         Ok("tidy") => crate::groups::tidy(),
         Ok("guards") => crate::guardian::guards(),
@@ -201,4 +204,40 @@ fn swallow(policy: processkit::OutputBufferPolicy) {
 pub(crate) fn quiet_sleep() -> Command {
     use processkit::Stdio;
     Command::new("sleep").arg("1000").stdout(Stdio::Null).stderr(Stdio::Null)
+}
+
+/// Two children that outlive their group, one of them bound to this process; wait to be killed.
+fn dies() {
+    let options = ProcessGroupOptions::default().force_process_group();
+    let mut group = ProcessGroup::with_options(options).expect("a group");
+    group.persist();
+    for command in [quiet_sleep().kill_on_parent_death(), quiet_sleep()] {
+        say(group.start_blocking(&command).expect("started").pid().expect("a pid"));
+    }
+    let _ = std::io::stdin().read(&mut [0]); // returns when whoever started us ends
+}
+
+/// Children of another uid that execute their program, and one that cannot.
+fn dumpable() {
+    let is_dumpable = || nix::sys::prctl::get_dumpable().expect("an answer");
+    assert!(is_dumpable(), "control");
+    let group = ProcessGroup::new().expect("a group");
+    for program in ["true", "/no/such/program"] {
+        let command = Command::new(program).uid(54_321);
+        assert_eq!(group.start_blocking(&command).is_ok(), program == "true");
+        assert!(is_dumpable());
+    }
+    say("still dumpable");
+}
+
+/// Pass a borrowed descriptor that was closed behind its owner's back.
+fn closed() {
+    use std::os::fd::{AsFd, AsRawFd};
+    let (_reader, writer) = crate::rig::pipe();
+    nix::unistd::close(writer.as_raw_fd()).expect("closed");
+    let command = Command::new("true").pass_fd(writer.as_fd(), 7);
+    std::mem::forget(writer);
+    let group = ProcessGroup::new().expect("a group");
+    say(group.start_blocking(&command).expect_err("closed"));
+    assert!(group.is_empty().expect("an answer"));
 }

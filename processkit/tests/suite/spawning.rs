@@ -131,13 +131,16 @@ async fn failures_name_the_program_and_leave_nothing() {
     let strange = directory.path().join("strange");
     fs::write(&strange, "neither ELF nor script").expect("a file");
     fs::set_permissions(&strange, Permissions::from_mode(0o755)).expect("executable");
+    let orphan = directory.path().join("orphan");
+    write_executable(&orphan, "#!/no/such/interpreter\n");
     let path = directory.path().to_str().expect("text");
 
     let cases: Vec<(Command, Option<ErrorKind>, &str)> = vec![
         (Command::new("no-such-program-here"), Some(ErrorKind::NotFound), "PATH"),
         (Command::new("no-such-program-here").env_clear(), Some(ErrorKind::NotFound), "PATH"),
         (Command::new("/no/such/program"), Some(ErrorKind::NotFound), "/no/such/program"),
-        (Command::new(""), Some(ErrorKind::NotFound), ""),
+        (Command::new(""), Some(ErrorKind::NotFound), "the name of the program is empty"),
+        (Command::new("a\0b"), Some(ErrorKind::InvalidInput), "the name of the program has a zero byte"),
         (Command::new(&plain), Some(ErrorKind::PermissionDenied), "plain"),
         (Command::new("plain").env("PATH", path), Some(ErrorKind::PermissionDenied), "plain"),
         (Command::new(&strange), None, "strange"),
@@ -147,8 +150,17 @@ async fn failures_name_the_program_and_leave_nothing() {
             "working directory does not exist",
         ),
         (Command::new("true").current_dir(&plain), Some(ErrorKind::NotADirectory), "is not a directory"),
-        (Command::new("true").arg("a\0b"), Some(ErrorKind::InvalidInput), "zero byte"),
-        (Command::new("true").pass_fd(pipe().1, -5), Some(ErrorKind::InvalidInput), "negative"),
+        (
+            Command::new("true").arg("x").arg("a\0b"),
+            Some(ErrorKind::InvalidInput),
+            "argument 2 has a zero byte",
+        ),
+        (
+            Command::new("true").env("A", "a\0b"),
+            Some(ErrorKind::InvalidInput),
+            "variable `A` has a zero byte",
+        ),
+        (Command::new(&orphan), Some(ErrorKind::NotFound), "its interpreter"),
     ];
     for options in mechanisms() {
         let group = ProcessGroup::with_options(options).expect("a group");
