@@ -3,8 +3,10 @@
 use crate::command::{Command, Stdio};
 use std::collections::HashSet;
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
 
 /// A descriptor to pass: owned, or a copy made at once of one that is borrowed.
@@ -31,11 +33,18 @@ impl From<OwnedFd> for PassedFd {
     }
 }
 
-impl From<File> for PassedFd {
-    fn from(file: File) -> Self {
-        OwnedFd::from(file).into()
-    }
+macro_rules! from_owners {
+    ($($owner:ty),*) => {$(
+        impl From<$owner> for PassedFd {
+            fn from(owner: $owner) -> Self {
+                OwnedFd::from(owner).into()
+            }
+        }
+    )*};
 }
+
+from_owners!(File, PipeReader, PipeWriter, TcpListener, TcpStream, UdpSocket);
+from_owners!(UnixDatagram, UnixListener, UnixStream);
 
 impl From<Arc<OwnedFd>> for PassedFd {
     fn from(fd: Arc<OwnedFd>) -> Self {
