@@ -59,10 +59,7 @@ impl ProcessGroup {
     /// If the kernel refuses.
     pub fn suspend(&self) -> Result<()> {
         self.suspended.store(true, Ordering::Relaxed);
-        match &self.containment {
-            Containment::Cgroup(cgroup) => Ok(cgroup.freeze(true)?),
-            Containment::Tree(tree) => Ok(tree.signal(libc::SIGSTOP)?),
-        }
+        Ok(self.containment.freeze(true)?)
     }
 
     /// Let a suspended tree go on.
@@ -70,12 +67,7 @@ impl ProcessGroup {
     /// # Errors
     /// If the kernel refuses.
     pub fn resume(&self) -> Result<()> {
-        match &self.containment {
-            Containment::Cgroup(cgroup) => cgroup.freeze(false)?,
-            Containment::Tree(tree) => tree.signal(libc::SIGCONT)?,
-        }
-        self.suspended.store(false, Ordering::Relaxed);
-        Ok(())
+        self.go_on()
     }
 
     /// The pids of the living members, in order. A number may be somebody else's by the time it is looked at.

@@ -1,7 +1,7 @@
 //! A container of processes, and what its owner intends with it.
 
 use crate::command::Command;
-use crate::containment::{Cgroup, Containment, Tree, base};
+use crate::containment::{Cgroup, Containment, Tree, base, bases};
 use crate::error::{Error, Result};
 use crate::guardian::Guardian;
 use crate::launch::{Birthplace, launch};
@@ -68,7 +68,14 @@ impl ProcessGroup {
         match base() {
             Ok(base) => {
                 sweep_once();
-                let cgroup = Cgroup::create(base.join(Owner::this_process()?.next_name()))?;
+                let owner = Owner::this_process()?;
+                let cgroup = loop {
+                    match create(base.join(owner.next_name()), &options) {
+                        // a second copy of this crate in one program counts as well
+                        Err(Error::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                        other => break other?,
+                    }
+                };
                 Self::over(cgroup, options, Intent::Kill).guarded()
             }
             Err(reason) => Self::fallback(options, reason),
@@ -87,7 +94,7 @@ impl ProcessGroup {
     pub fn named(name: &str, options: ProcessGroupOptions) -> Result<Self> {
         let path = named_path(name, options.force_process_group)?;
         sweep_once();
-        Self::over(Cgroup::create(path)?, options, Intent::Kill).guarded()
+        Self::over(create(path, &options)?, options, Intent::Kill).guarded()
     }
 
     /// Open a group that was persisted under this name. Dropping it leaves it as it is, until
@@ -96,7 +103,10 @@ impl ProcessGroup {
     /// # Errors
     /// `NotFound` if there is none; otherwise as for [`ProcessGroup::named`].
     pub fn reopen(name: &str) -> Result<Self> {
-        Self::reopen_by_path(named_path(name, false)?)
+        let path = named_path(name, false)?;
+        // one with limits may lie beside
+        let beside = bases().into_iter().map(|base| base.join(name)).find(|path| path.exists());
+        Self::reopen_by_path(beside.unwrap_or(path))
     }
 
     /// As [`ProcessGroup::reopen`], by [`location`](ProcessGroup::location).
@@ -134,6 +144,8 @@ impl ProcessGroup {
     }
 
     fn fallback(options: ProcessGroupOptions, reason: MechanismReason) -> Result<Self> {
+        #[cfg(feature = "limits")]
+        options.limits.check(Some(&reason))?;
         event!(debug, reason = reason, "group without a cgroup");
         let group = ProcessGroup {
             containment: Containment::Tree(Arc::new(Tree::new()?)),
@@ -315,6 +327,20 @@ impl Drop for ProcessGroup {
             reaper::bury(self.containment.clone());
         }
     }
+}
+
+/// The cgroup of a group, with its limits.
+fn create(path: PathBuf, options: &ProcessGroupOptions) -> Result<Cgroup> {
+    let _ = options;
+    #[cfg(feature = "limits")]
+    {
+        options.limits.check(None)?;
+        if let (true, Some(name)) = (options.limits.is_set(), path.file_name().and_then(|name| name.to_str()))
+        {
+            return options.limits.create(&bases(), name);
+        }
+    }
+    Ok(Cgroup::create(path)?)
 }
 
 /// Where a named group lives.

@@ -43,6 +43,7 @@ mod trace;
 mod batch;
 mod command;
 mod containment;
+#[cfg(feature = "process-control")]
 mod control;
 mod error;
 mod exit;
@@ -51,6 +52,8 @@ mod guardian;
 mod identity;
 mod ladder;
 mod launch;
+#[cfg(feature = "limits")]
+mod limits;
 mod mechanism;
 mod options;
 mod output;
@@ -71,6 +74,8 @@ mod runner;
 mod running;
 mod several;
 mod signal;
+#[cfg(feature = "stats")]
+mod stats;
 mod stdin;
 mod supervisor;
 mod sys;
@@ -104,6 +109,8 @@ pub use running::RunningProcess;
 pub use several::{wait_all, wait_any};
 #[cfg(feature = "process-control")]
 pub use signal::Signal;
+#[cfg(feature = "stats")]
+pub use stats::{ProcessGroupStats, StatsSampler};
 pub use stdin::{ProcessStdin, Stdin};
 pub use supervisor::{SupervisionOutcome, Supervisor};
 pub use tokio_stream::StreamExt;

@@ -9,6 +9,8 @@ pub struct ProcessGroupOptions {
     pub(crate) shutdown_timeout: Duration,
     pub(crate) escalate_to_kill: bool,
     pub(crate) guardian: bool,
+    #[cfg(feature = "limits")]
+    pub(crate) limits: crate::limits::Limits,
     pub(crate) force_process_group: bool,
     pub(crate) without_clone3: bool,
 }
@@ -20,6 +22,8 @@ impl Default for ProcessGroupOptions {
             shutdown_timeout: Duration::from_secs(2),
             escalate_to_kill: true,
             guardian: false,
+            #[cfg(feature = "limits")]
+            limits: Default::default(),
             force_process_group: false,
             without_clone3: false,
         }

@@ -1,6 +1,6 @@
 //! Whose a group is, and what becomes of the groups of dead owners.
 
-use crate::containment::{Cgroup, Containment, base};
+use crate::containment::{Cgroup, Containment, bases};
 use crate::error::Result;
 use crate::identity::{Stat, boot_id};
 use crate::reaper;
@@ -21,16 +21,22 @@ use std::sync::{Arc, Once};
 /// # Errors
 /// If the directory of groups cannot be read.
 pub fn sweep_leaked() -> Result<Vec<PathBuf>> {
-    let Ok(base) = base() else { return Ok(Vec::new()) };
     let this = Owner::this_process()?;
     let mut taken = Vec::new();
-    let entries = match std::fs::read_dir(base) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(taken),
-        other => other?,
-    };
+    for base in bases() {
+        match std::fs::read_dir(base) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            entries => sweep(entries?, &this, &mut taken),
+        }
+    }
+    reaper::tidy_later(); // an owner that was killed may have left it empty
+    Ok(taken)
+}
+
+fn sweep(entries: std::fs::ReadDir, this: &Owner, taken: &mut Vec<PathBuf>) {
     for entry in entries.filter_map(std::result::Result::ok) {
         let Some(owner) = entry.file_name().to_str().and_then(Owner::parse) else { continue };
-        if !owner.is_dead(&this) {
+        if !owner.is_dead(this) {
             continue;
         }
         // Any error here means that somebody else sweeps, too.
@@ -42,8 +48,6 @@ pub fn sweep_leaked() -> Result<Vec<PathBuf>> {
             reaper::bury(Containment::Cgroup(Arc::new(cgroup)));
         }
     }
-    reaper::tidy_later(); // an owner that was killed may have left it empty
-    Ok(taken)
 }
 
 pub(crate) fn sweep_once() {

@@ -28,7 +28,13 @@ impl ProcessGroup {
     /// If the kernel refuses.
     pub fn terminate_all(&self) -> Result<()> {
         self.containment.signal(libc::SIGTERM)?;
-        if self.suspended.load(Ordering::Relaxed) { self.resume() } else { Ok(()) }
+        if self.suspended.load(Ordering::Relaxed) { self.go_on() } else { Ok(()) }
+    }
+
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.containment.freeze(false)?;
+        self.suspended.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether nothing lives in the group.

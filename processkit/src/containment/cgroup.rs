@@ -6,6 +6,8 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::collections::HashSet;
 use std::fs::File;
+#[cfg(feature = "stats")]
+use std::io::Read;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -82,6 +84,14 @@ impl Cgroup {
 
     fn file(&self, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
         Ok(openat(&self.directory, name, flags | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+
+    /// One of its files, as text.
+    #[cfg(feature = "stats")]
+    pub(crate) fn read(&self, name: &str) -> io::Result<String> {
+        let mut text = String::new();
+        File::from(self.file(name, OFlag::O_RDONLY)?).read_to_string(&mut text)?;
+        Ok(text)
     }
 
     fn write(&self, name: &str, text: &str) -> io::Result<()> {

@@ -58,9 +58,16 @@ fn check(base: &Path) -> Result<(), MechanismReason> {
     Ok(())
 }
 
-/// Remove the directory of all groups if there is none.
+/// All directories that may hold groups of ours: that of [`base`], and the one beside the own cgroup for groups with limits.
+pub(crate) fn bases() -> Vec<PathBuf> {
+    let Ok(base) = base() else { return Vec::new() };
+    let above = base.ancestors().nth(2).filter(|above| above.join("cgroup.procs").exists());
+    std::iter::once(base.to_owned()).chain(above.map(|above| above.join(PREFIX))).collect()
+}
+
+/// Remove the directories of groups that have none.
 pub(crate) fn tidy() {
-    if let Ok(base) = base() {
+    for base in bases() {
         let _ = std::fs::remove_dir(base); // busy, as long as somebody has a group
     }
 }

@@ -5,7 +5,7 @@ mod discovery;
 mod tree;
 
 pub(crate) use cgroup::{Cgroup, is_gone, is_populated};
-pub(crate) use discovery::{base, tidy};
+pub(crate) use discovery::{base, bases, tidy};
 pub(crate) use tree::{Member, Tree};
 
 use std::io;
@@ -32,6 +32,14 @@ impl Containment {
         match self {
             Containment::Cgroup(cgroup) => cgroup.signal(signal),
             Containment::Tree(tree) => tree.signal(signal),
+        }
+    }
+
+    /// Stop or go on.
+    pub(crate) fn freeze(&self, on: bool) -> io::Result<()> {
+        match self {
+            Containment::Cgroup(cgroup) => cgroup.freeze(on),
+            Containment::Tree(tree) => tree.signal(if on { libc::SIGSTOP } else { libc::SIGCONT }),
         }
     }
 

@@ -8,12 +8,12 @@ use processkit::{
 use std::fs;
 
 /// Leaves its parent, its process group and its session, and says its pid; its parents end at once.
-const ESCAPE: &str = "setsid sh -c 'echo $$; exec sleep 1000' &";
+pub(crate) const ESCAPE: &str = "setsid sh -c 'echo $$; exec sleep 1000' &";
 /// The same without the environment it was started with.
 const ESCAPE_BARE: &str = "env -i PATH=\"$PATH\" setsid sh -c 'echo $$; exec sleep 1000' &";
 
 /// Start an escape in the group, and wait until its starter is reaped. The output ends when the last one has died.
-async fn escape(group: &ProcessGroup, script: &str) -> (Adopted, Output) {
+pub(crate) async fn escape(group: &ProcessGroup, script: &str) -> (Adopted, Output) {
     let (command, mut out) = Output::of(sh(script));
     let mut process = group.start(&command).await.expect("started");
     drop(command);

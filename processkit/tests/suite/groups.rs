@@ -1,10 +1,12 @@
 //! The group as a place: what is left of it, who may come in, what it has used.
 
+use crate::containment::{ESCAPE, escape};
 use crate::rig::*;
-use crate::roles::{part, say};
-use processkit::{Command, ProcessGroup, ProcessGroupOptions};
+use crate::roles::{part, play, say};
+use processkit::{Command, Error, Mechanism, MechanismReason, ProcessGroup, ProcessGroupOptions, StreamExt};
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Whoever makes and removes groups leaves nothing: in a cgroup of its own, where nobody else makes any.
 #[tokio::test]
@@ -146,4 +148,131 @@ async fn children_of_tokio_are_adopted() {
         assert!(control.try_wait().expect("an answer").is_none());
         control.kill().await.expect("killed");
     }
+}
+
+/// What members use is seen, at once and then again and again; what they have used stays, where a cgroup counts it.
+#[tokio::test]
+async fn what_a_group_uses_is_seen() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let nothing = group.stats().expect("stats");
+        assert_eq!((nothing.active_process_count, nothing.peak_memory_bytes), (0, Some(0)));
+        assert_eq!(nothing.total_cpu_time, Some(Duration::ZERO), "control: nobody, nothing");
+        let _busy = group.start(&sh("while :; do :; done")).await.expect("started");
+        let _idle = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+
+        let mut rare = group.sample_stats(Duration::from_secs(3600));
+        let first = within("the first sample", rare.next()).await.expect("no end");
+        assert_eq!(first.active_process_count, 2);
+        let mut samples = group.sample_stats(Duration::ZERO);
+        let busy = async {
+            loop {
+                let sample = samples.next().await.expect("no end");
+                if sample.total_cpu_time.expect("known") >= Duration::from_millis(30) {
+                    break sample;
+                }
+            }
+        };
+        let sample = within("CPU time", busy).await;
+        assert!(sample.peak_memory_bytes.expect("known") > 64 << 10, "{sample:?}");
+        drop((rare, samples));
+
+        group.kill().expect("killed");
+        within("emptiness", group.wait_empty()).await.expect("empty");
+        let past = group.stats().expect("stats");
+        assert_eq!(past.active_process_count, 0);
+        if group.mechanism() == Mechanism::CgroupV2 {
+            assert!(past.total_cpu_time >= sample.total_cpu_time, "{past:?}");
+        }
+        group.remove().await.expect("gone");
+    }
+}
+
+/// A limit is in force, or it is an error that names it, and then nothing was made.
+#[cfg(feature = "limits")]
+#[tokio::test]
+async fn limits_are_kept_or_refused() {
+    type Set = fn(ProcessGroupOptions) -> ProcessGroupOptions;
+    let limits: [(&str, &str, Set); 3] = [
+        ("memory_max", "memory.max", |options| options.memory_max(64 << 20)),
+        ("max_processes", "pids.max", |options| options.max_processes(9)),
+        ("cpu_quota", "cpu.max", |options| options.cpu_quota(0.5)),
+    ];
+    for (limit, file, set) in limits {
+        let fallback = ProcessGroupOptions::default().force_process_group();
+        let error = ProcessGroup::with_options(set(fallback)).expect_err("nobody to enforce it");
+        assert!(matches!(&error, Error::ResourceLimit(text) if text.starts_with(limit)), "{error}");
+        if !cgroups() {
+            continue;
+        }
+        let name = unique("limited");
+        match ProcessGroup::named(&name, set(ProcessGroupOptions::default())) {
+            Ok(group) => {
+                let told = group.location().expect("a directory").join(file);
+                assert!(!fs::read_to_string(told).expect("a limit").starts_with("max"));
+                group.remove().await.expect("gone");
+            }
+            Err(Error::ResourceLimit(text)) => {
+                assert!(text.starts_with(limit) && text.contains("controller"), "{text}");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        assert!(ProcessGroup::reopen(&name).expect_err("nothing is left").is_not_found());
+    }
+}
+
+/// The weaker mechanism where it is really needed: in a mount namespace without cgroup2, and in one that hides it.
+#[tokio::test]
+async fn without_cgroup2_the_fallback_is_in_force() {
+    let unshare = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", &format!("{script}; exec \"$@\""), "sh"]);
+        command
+    };
+    let permitted = unshare("umount -Rl /sys/fs/cgroup").arg("true").output().expect("unshare(1)");
+    if !permitted.status.success() {
+        let missing = format!("no mount namespace: {}", String::from_utf8_lossy(&permitted.stderr));
+        assert!(std::env::var_os("HANDOFF_REQUIRE_ALL").is_none_or(|v| v != "1"), "{missing}");
+        eprintln!("not tested: {missing}");
+        return;
+    }
+    let (gone, hidden) = ("umount -Rl /sys/fs/cgroup", "mount -t tmpfs none /sys/fs/cgroup");
+    for (script, name) in [(gone, "gone"), (hidden, "hidden"), ("true", "control")] {
+        let role = play("bare", name);
+        let mut command = unshare(script);
+        command.arg(role.get_program()).args(role.get_args());
+        command.envs(role.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = command.stdin(std::process::Stdio::null()).output().expect("played");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{name}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("> bare"), "{said}");
+    }
+}
+
+pub(crate) fn bare(name: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let group = ProcessGroup::new().expect("a group");
+        let reason = group.mechanism_reason();
+        match name {
+            "gone" => assert_eq!(reason, &MechanismReason::NoCgroup2Mount),
+            "hidden" => assert!(
+                matches!(reason, MechanismReason::NotWritable { .. } | MechanismReason::NoCgroupKill),
+                "{reason}"
+            ),
+            _ => return, // as everywhere else
+        }
+        assert_eq!(group.mechanism(), Mechanism::ProcessGroup);
+        let error = ProcessGroup::named("x", ProcessGroupOptions::default()).expect_err("no names here");
+        assert!(
+            matches!(&error, Error::Unsupported { operation } if operation.contains(&reason.to_string())),
+            "{error}"
+        );
+        let (escapee, mut out) = escape(&group, ESCAPE).await;
+        assert_eq!(group.members().expect("members"), [escapee.pid()]);
+        group.remove().await.expect("gone");
+        within("its death", escapee.gone()).await.expect("gone");
+        out.end().await;
+    });
+    say("bare");
 }

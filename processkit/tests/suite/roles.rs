@@ -96,6 +96,7 @@ fn role() {
         Ok("dumpable") => dumpable(),
         Ok("closed") => closed(),
         Ok("guard") => crate::guardian::guard(&name),
+        Ok("bare") => crate::groups::bare(&name),
         Ok("tidy") => crate::groups::tidy(),
         Ok("guards") => crate::guardian::guards(),
         Ok(other) => panic!("no such role: {other}"),
