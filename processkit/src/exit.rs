@@ -51,8 +51,8 @@ pub struct Usage {
     pub system: Duration,
     /// The most memory it had resident at once, in bytes.
     ///
-    /// `None` if that was less than the most this process had had resident when it was spawned: until its exec a child
-    /// lives in the memory of its parent, and the kernel counts that as the child's.
+    /// `None` if that was not clearly more than the most this process had had resident when it was spawned: until its exec a
+    /// child lives in the memory of its parent, and the kernel counts that as the child's.
     pub max_rss_bytes: Option<u64>,
 }
 
@@ -62,9 +62,11 @@ impl Usage {
         self.user + self.system
     }
 
-    /// Without the memory that was the parent's.
+    /// Without the memory that was the parent's. The kernel counts pages in batches, one for each processor, and the parent
+    /// may have grown while it was looked at: hence the margin.
     pub(crate) fn above(self, inherited_rss_bytes: u64) -> Usage {
-        Usage { max_rss_bytes: self.max_rss_bytes.filter(|bytes| *bytes > inherited_rss_bytes), ..self }
+        let clearly = inherited_rss_bytes + inherited_rss_bytes / 16 + (1 << 20);
+        Usage { max_rss_bytes: self.max_rss_bytes.filter(|bytes| *bytes > clearly), ..self }
     }
 }
 

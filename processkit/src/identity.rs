@@ -1,6 +1,7 @@
 //! Which process exactly: a pid alone is reused, with the start time and the boot it is not.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::OnceLock;
 
 /// One process of one boot. Two equal identities are the same process, also across restarts of whoever compares.
@@ -69,12 +70,14 @@ impl Image {
 
 impl Stat {
     pub(crate) fn read(pid: u32) -> io::Result<Stat> {
-        let text =
-            std::fs::read(format!("/proc/{pid}/stat")).map_err(|error| match error.raw_os_error() {
-                Some(libc::ESRCH) => io::Error::from(io::ErrorKind::NotFound), // gone between open and read
-                _ => error,
-            })?;
-        Stat::parse(&text)
+        // 52 numbers and a name: one read takes it all, and the kernel prints the line only once
+        let mut text = [0; 2048];
+        let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text));
+        let text = &text[..length.map_err(|error| match error.raw_os_error() {
+            Some(libc::ESRCH) => io::Error::from(io::ErrorKind::NotFound), // gone between open and read
+            _ => error,
+        })?];
+        Stat::parse(text)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/<pid>/stat"))
     }
 

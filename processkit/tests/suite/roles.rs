@@ -95,6 +95,7 @@ fn role() {
         Ok("dies") => dies(),
         Ok("dumpable") => dumpable(),
         Ok("closed") => closed(),
+        Ok("usage") => usage(),
         Ok("guard") => crate::guardian::guard(&name),
         Ok("bare") => crate::groups::bare(&name),
         Ok("tidy") => crate::groups::tidy(),
@@ -241,4 +242,36 @@ fn closed() {
     let group = ProcessGroup::new().expect("a group");
     say(group.start_blocking(&command).expect_err("closed"));
     assert!(group.is_empty().expect("an answer"));
+}
+
+/// A child that uses memory and time, and the control: one that uses next to nothing, although it lives in the memory of this
+/// process until its exec.
+fn usage() {
+    use crate::rig::{mechanisms, sh};
+    use processkit::Stdio;
+    let ballast = vec![1u8; 32 << 20];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        for options in mechanisms() {
+            let group = ProcessGroup::with_options(options).expect("a group");
+            // A child of its own uses the memory: that counts, since the shell waits for it.
+            let busy = sh("head -c 150000000 /dev/zero | tail -c 120000000 >/dev/null");
+            for (command, heavy) in [(busy, true), (Command::new("true"), false)] {
+                let command = command.stdout(Stdio::Null).stderr(Stdio::Null);
+                let mut process = group.start(&command).await.expect("started");
+                assert_eq!(process.usage(), None, "not before the reap");
+                assert!(process.exit().await.expect("an exit").success());
+                let usage = process.usage().expect("known now");
+                if heavy {
+                    assert!(usage.cpu_time() > std::time::Duration::ZERO, "{usage:?}");
+                    assert!(usage.max_rss_bytes.is_some_and(|bytes| bytes > 100 << 20), "{usage:?}");
+                } else {
+                    assert_eq!(usage.max_rss_bytes, None, "this process's, not its own: {usage:?}");
+                }
+            }
+            group.remove().await.expect("gone");
+        }
+    });
+    drop(ballast);
+    say("told apart");
 }

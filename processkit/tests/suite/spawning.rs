@@ -1,7 +1,8 @@
 //! C1, C2, C3: how a child comes to life, and what is left when it does not.
 
 use crate::rig::*;
-use processkit::{Command, Error, ProcessGroup, Signal, Stdio, identity_of};
+use crate::roles;
+use processkit::{Command, Error, ProcessGroup, Signal, identity_of};
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -260,28 +261,11 @@ fn replace(path: &std::path::Path, text: &str) {
     fs::rename(next, path).expect("renamed");
 }
 
-/// C13: what it used is kept from the reap on. The control is a child that uses next to nothing, although it lives in the
-/// memory of this process until its exec.
+/// C13: what it used is kept from the reap on. In a process of its own, whose memory nobody else fills.
 #[tokio::test]
 async fn usage_is_known_after_the_end() {
-    let ballast = vec![1u8; 32 << 20];
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
-        // A child of its own uses the memory: that counts, since the shell waits for it.
-        let busy = sh("head -c 150000000 /dev/zero | tail -c 120000000 >/dev/null").stdout(Stdio::Null);
-        for (command, heavy) in [(busy, true), (Command::new("true"), false)] {
-            let mut process = group.start(&command).await.expect("started");
-            assert_eq!(process.usage(), None, "not before the reap");
-            assert!(within("the exit", process.exit()).await.expect("an exit").success());
-            let usage = process.usage().expect("known now");
-            if heavy {
-                assert!(usage.cpu_time() > std::time::Duration::ZERO, "{usage:?}");
-                assert!(usage.max_rss_bytes.is_some_and(|bytes| bytes > 100 << 20), "{usage:?}");
-            } else {
-                assert_eq!(usage.max_rss_bytes, None, "this process's, not its own: {usage:?}");
-            }
-        }
-        group.remove().await.expect("gone");
-    }
-    drop(ballast);
+    let output = roles::play("usage", "").stdin(std::process::Stdio::null()).output().expect("played");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("> told apart"), "{text}");
 }
