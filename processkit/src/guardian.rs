@@ -89,6 +89,7 @@ pub(crate) fn ended(pid: u32) {
 
 /// What is guarded, and by whom.
 struct Post {
+    owner: u32,
     link: Option<Link>,
     wards: BTreeMap<u32, Ward>,
     next: u32,
@@ -106,8 +107,14 @@ struct Link {
 }
 
 fn post() -> MutexGuard<'static, Post> {
-    static POST: Mutex<Post> = Mutex::new(Post { link: None, wards: BTreeMap::new(), next: 0 });
-    POST.lock().unwrap_or_else(PoisonError::into_inner)
+    static POST: Mutex<Post> = Mutex::new(Post { owner: 0, link: None, wards: BTreeMap::new(), next: 0 });
+    let mut post = POST.lock().unwrap_or_else(PoisonError::into_inner);
+    let this = std::process::id();
+    if post.owner != this {
+        // also in a fork of the owner, which has a copy: the guardian and what it guards are not its own
+        *post = Post { owner: this, link: None, wards: BTreeMap::new(), next: 0 };
+    }
+    post
 }
 
 impl Post {

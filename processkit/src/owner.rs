@@ -7,7 +7,7 @@ use crate::reaper;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 
 /// Remove the groups of owners that are dead: what still lives in them is killed. A group that was persisted or released is
 /// left alone while something lives in it, and so is every named one.
@@ -73,14 +73,22 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn this_process() -> io::Result<Owner> {
+        static THIS: OnceLock<Owner> = OnceLock::new();
         let pid = std::process::id();
+        if let Some(known) = THIS.get()
+            && known.pid == pid
+        {
+            return Ok(known.clone());
+        }
         let namespace = std::fs::read_link("/proc/self/ns/pid")?; // pid:[4026531836]
-        Ok(Owner {
+        let this = Owner {
             boot: boot_id()?.replace('-', ""),
             namespace: namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect(),
             pid,
             start: Stat::read(pid)?.start,
-        })
+        };
+        let _ = THIS.set(this.clone()); // somebody else was faster, or this is a fork
+        Ok(this)
     }
 
     pub(crate) fn next_name(&self) -> String {

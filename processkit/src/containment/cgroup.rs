@@ -192,6 +192,7 @@ impl Cgroup {
     }
 
     /// Take a process in, with all its threads.
+    #[cfg(feature = "process-control")]
     pub(crate) fn admit(&self, pid: u32) -> io::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }

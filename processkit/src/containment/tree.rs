@@ -57,7 +57,8 @@ impl Tree {
         let own = Stat::read(std::process::id())?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Ok(Tree {
-            mark: format!("{}.{}.{number}", own.pid, own.start),
+            // the address tells copies of this crate in one program apart
+            mark: format!("{:x}.{:x}.{number:x}.{:x}", own.pid, own.start, (&raw const NUMBER).addr()),
             leaders: Mutex::default(),
             seen: Mutex::default(),
             adopted: Mutex::default(),
@@ -75,6 +76,7 @@ impl Tree {
     }
 
     /// Take in a child of this process that somebody else started and reaps.
+    #[cfg(feature = "process-control")]
     pub(crate) fn adopt(&self, pid: u32, start: u64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.adopted.lock().unwrap_or_else(PoisonError::into_inner).insert((pid, start));
