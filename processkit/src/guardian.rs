@@ -20,7 +20,7 @@ const PATIENCE_S: i64 = 10;
 /// All groups of one process share one guardian process, `pk-guardian` in `ps`: a fork of the owner, made when it is first
 /// needed, that keeps nothing of the owner's memory and descriptors. It lives in the owner's cgroup, so in none of the groups
 /// that it guards, leads a session of its own, obeys no signal but KILL and STOP, and ends when it guards nothing any more.
-/// The fork copies the owner's page tables once, about 10 ms for each GiB.
+/// The fork copies the owner's page tables, about 50 ms for each GiB resident.
 ///
 /// The owner's end is what its pidfd says (pidfd_open(2)), and the end of a socket that only the owner holds: an owner that
 /// executes another program has ended, too. No child inherits the socket.

@@ -138,7 +138,7 @@ impl ProcessGroup {
     /// `cgroup.kill`, open for writing: who holds it can end the group with [`kill_by_fd`](crate::kill_by_fd), under any uid.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] without a cgroup.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) without a cgroup.
     pub fn kill_fd(&self) -> Result<OwnedFd> {
         match &self.containment {
             Containment::Cgroup(cgroup) => Ok(cgroup.kill_file()?),
@@ -149,7 +149,7 @@ impl ProcessGroup {
     /// `cgroup.events`, open for reading, for [`wait_empty_by_fd`](crate::wait_empty_by_fd). A new open file at every call.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] without a cgroup.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) without a cgroup.
     pub fn events_fd(&self) -> Result<OwnedFd> {
         match &self.containment {
             Containment::Cgroup(cgroup) => Ok(cgroup.events_file()?),
