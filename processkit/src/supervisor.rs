@@ -179,21 +179,22 @@ impl<R: ProcessRunner> Supervisor<R> {
                 Next::Again { pause, delay } => {
                     if let Some(pause) = pause {
                         event!(warn, pause = format_args!("{pause:?}"), "crashes come too thick");
-                        self.wait(pause).await?;
+                        pass(&self.command, pause).await?;
                     }
                     event!(debug, delay = format_args!("{delay:?}"), crashed = crashed, "to be run again");
-                    self.wait(delay).await?;
+                    pass(&self.command, delay).await?;
                 }
             }
         }
     }
+}
 
-    async fn wait(&self, time: Duration) -> Result<()> {
-        tokio::select! {
-            biased;
-            () = self.command.terms.cancelled() => check_begin(&self.command),
-            () = tokio::time::sleep(time) => Ok(()),
-        }
+/// Let this time pass, unless the command is cancelled. Takes the command alone: the predicate need not be `Sync`.
+async fn pass(command: &Command, time: Duration) -> Result<()> {
+    tokio::select! {
+        biased;
+        () = command.terms.cancelled() => check_begin(command),
+        () = tokio::time::sleep(time) => Ok(()),
     }
 }
 
