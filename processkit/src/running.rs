@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::AbortHandle;
 
 /// How long an output is read on that somebody else holds open after the end of the process. What the process wrote
-/// itself is in the pipe by then; this is for the runtime to get round to it.
+/// itself is in the pipe by then, and is read in any case.
 pub(crate) const DRAIN: Duration = Duration::from_millis(250);
 
 /// A process we started.
@@ -282,9 +282,11 @@ impl RunningProcess {
                 empty = group.wait_empty() => empty?,
             }
         }
-        let left_open = tokio::time::timeout(DRAIN, reading).await.is_err();
-        self.outputs.iter().for_each(|output| output.stop());
-        Ok((exit, left_open))
+        if tokio::time::timeout(DRAIN, &mut reading).await.is_err() {
+            self.outputs.iter().for_each(|output| output.enough());
+            reading.await;
+        }
+        Ok((exit, self.outputs.iter().any(|output| output.is_left_open())))
     }
 }
 

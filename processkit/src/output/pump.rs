@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// Room for one read: what a pipe holds by default (pipe(7)).
@@ -36,13 +37,21 @@ impl fmt::Debug for LineCallback {
 
 /// One output of a process, shared by its handle, whoever drains the pipe, and whoever reads lines.
 #[derive(Debug)]
-pub(crate) struct Sink(Mutex<State>);
+pub(crate) struct Sink {
+    state: Mutex<State>,
+    /// Rung when [`State::enough`] is set.
+    enough: Notify,
+}
 
 #[derive(Debug)]
 struct State {
     buffer: Buffer,
     on_line: Option<LineCallback>,
     source: Source,
+    /// Whether only what is in the pipe already is wanted.
+    enough: bool,
+    /// Whether somebody could still write when the draining ended.
+    left_open: bool,
     readers: Vec<Waker>,
 }
 
@@ -60,16 +69,19 @@ enum Source {
 impl Sink {
     /// For a stream of this command; without a pipe nothing comes.
     pub(crate) fn new(command: &Command, stream: usize, pipe: Option<OwnedFd>) -> Arc<Self> {
-        Arc::new(Sink(Mutex::new(State {
+        let state = State {
             buffer: Buffer::new(command.output_buffer),
             on_line: command.on_line[stream].clone(),
             source: pipe.map_or(Source::Ended, Source::Waiting),
+            enough: false,
+            left_open: false,
             readers: Vec::new(),
-        })))
+        };
+        Arc::new(Sink { state: Mutex::new(state), enough: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drain the pipe in a task, from now on. Nothing happens outside of a runtime, or the second time.
@@ -107,6 +119,17 @@ impl Sink {
                 .await
             }
         }
+    }
+
+    /// What is in the pipe by now is still wanted, and then no more: the draining ends without waiting for anybody.
+    pub(crate) fn enough(&self) {
+        self.state().enough = true;
+        self.enough.notify_one();
+    }
+
+    /// Whether somebody could still write when the draining ended.
+    pub(crate) fn is_left_open(&self) -> bool {
+        self.state().left_open
     }
 
     /// Nobody is interested any more: the pipe is closed.
@@ -155,18 +178,38 @@ impl Sink {
         // What cannot be read any more has ended, as far as we can tell.
         if let Ok(receiver) = Receiver::from_owned_fd(pipe) {
             let mut room = ROOM;
-            while let Ok(more) = self.read(&receiver, room, &mut look) {
-                match more {
-                    Some(0) => break,
-                    Some(count) => {
+            let mut late = 0;
+            loop {
+                let enough = self.state().enough;
+                // the runtime may not have heard yet of what the kernel has
+                let read = |bytes: &mut Vec<u8>| match enough {
+                    true => read_now(&receiver, bytes),
+                    false => receiver.try_read_buf(bytes),
+                };
+                match self.read(read, room, &mut look) {
+                    Ok(Some(0)) | Err(_) => break,
+                    Ok(Some(count)) => {
+                        if enough {
+                            late += count;
+                        }
+                        if late >= FULL_ROOM {
+                            self.state().left_open = true; // no pipe of ours held more than that when it was enough
+                            break;
+                        }
                         if count >= ROOM && room == ROOM {
                             room = FULL_ROOM;
                             grow(&receiver);
                         }
                         tokio::task::consume_budget().await; // an eager writer must not keep the thread
                     }
-                    None if receiver.readable().await.is_err() => break,
-                    None => {}
+                    Ok(None) if enough => {
+                        self.state().left_open = true;
+                        break;
+                    }
+                    Ok(None) => tokio::select! {
+                        ready = receiver.readable() => if ready.is_err() { break },
+                        () = self.enough.notified() => {}
+                    },
                 }
             }
         }
@@ -180,7 +223,7 @@ impl Sink {
     /// One read that does not block: how much came, or `None` for not yet.
     fn read(
         &self,
-        receiver: &Receiver,
+        receive: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>,
         room: usize,
         look: &mut Option<(LineCallback, Buffer)>,
     ) -> io::Result<Option<usize>> {
@@ -188,7 +231,7 @@ impl Sink {
             let mut state = self.state();
             let read: io::Result<usize> = state.buffer.append(room, |bytes| {
                 let before = bytes.len();
-                let count = receiver.try_read_buf(bytes)?;
+                let count = receive(bytes)?;
                 if let Some((_, lines)) = look {
                     lines.append(count, |own| own.extend_from_slice(&bytes[before..]));
                 }
@@ -241,6 +284,20 @@ fn say(callback: &LineCallback, lines: &mut Buffer) -> bool {
         }
     }
     true
+}
+
+/// One read of what the kernel has, whatever the runtime knows of it.
+fn read_now(receiver: &Receiver, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    let before = bytes.len();
+    bytes.resize(before + ROOM, 0);
+    let read = loop {
+        match nix::unistd::read(receiver.as_fd(), &mut bytes[before..]) {
+            Err(nix::Error::EINTR) => {}
+            other => break other,
+        }
+    };
+    bytes.truncate(before + read.unwrap_or(0));
+    Ok(read?)
 }
 
 /// Fewer and larger reads from now on. Not granted where the user has many pipes already (pipe(7)), and then it stays small.
