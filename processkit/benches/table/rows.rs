@@ -3,7 +3,7 @@
 use crate::measure::{CONTENDERS, Contender, Effort, Medians, Runtime, each, ratio};
 use crate::report::{Goal, Table, cells, show};
 use crate::rivals::{Rivals, VERSIONS};
-use processkit::{Command, OutputBufferPolicy, ProcessGroup, RunningProcess, Stdio, StreamExt};
+use processkit::{Command, JobRunner, OutputBufferPolicy, ProcessGroup, RunningProcess, Stdio, StreamExt};
 use std::io::{BufRead, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -92,7 +92,7 @@ pub(crate) fn fan_out(runtime: &Runtime, rivals: &mut Rivals, effort: Effort, ta
         match who {
             Contender::Ours => runtime.block_on(async {
                 let commands = (0..AT_ONCE).map(|_| Command::new(ECHO).arg("x"));
-                for result in output_all(commands).await {
+                for result in processkit::output_all(commands, AT_ONCE as usize, &JobRunner).await {
                     assert_eq!(result.expect("a result").stdout(), "x");
                 }
             }),
@@ -368,15 +368,4 @@ pub(crate) fn descriptors(runtime: &Runtime, rivals: &mut Rivals, effort: Effort
     }
     let work = format!("descriptors more after {} spawns and reaps", effort.cycles);
     table.row(&work, row, Some(growth), Goal::AtMost(0.0, ""));
-}
-
-async fn output_all(
-    commands: impl Iterator<Item = Command>,
-) -> Vec<processkit::Result<processkit::ProcessResult<String>>> {
-    let mut all: tokio::task::JoinSet<_> = commands.map(|c| async move { c.output_string().await }).collect();
-    let mut v = Vec::new();
-    while let Some(r) = all.join_next().await {
-        v.push(r.expect("no panic"));
-    }
-    v
 }

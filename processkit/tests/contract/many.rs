@@ -1,9 +1,9 @@
-//! What many runs mean: runners, batches and supervision.
+//! What many runs mean: pipelines, runners, batches and supervision.
 
-use crate::rig::{sh, within};
+use crate::rig::{sh, sleeper, within};
 use processkit::{
-    Command, Error, JobRunner, ProcessResult, ProcessRunner, ProcessRunnerExt, RestartPolicy, Result,
-    RunningProcess, StopReason, Supervisor,
+    Command, Error, JobRunner, Pipeline, ProcessResult, ProcessRunner, ProcessRunnerExt, RestartPolicy,
+    Result, RunningProcess, Stdin, StopReason, Supervisor,
 };
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -123,4 +123,27 @@ async fn supervision_ends_when_nothing_can_start() {
     token.cancel();
     let error = within(Supervisor::new(sh("exit 1").cancel_on(token)).run()).await.expect_err("cancelled");
     assert!(matches!(error, Error::Cancelled { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn pipelines_speak_for_the_first_that_failed() {
+    let text = |pipeline: Pipeline| async move { within(pipeline.run()).await };
+    let pipeline = sh("printf 'b\\na\\n'") | Command::new("sort") | Command::new("head").arg("-n1");
+    assert_eq!(text(pipeline).await.expect("a success"), "a");
+    let pipeline = sh("cat; exit 3").stdin(Stdin::from_string("in")).pipe(sh("exit 4")).pipe(sh("exit 5"));
+    let result = within(pipeline.output_string()).await.expect("a result");
+    assert_eq!((result.code(), result.program()), (Some(3), "/bin/sh"));
+    let pipeline = sh("echo x; exit 3").unchecked().pipe(Command::new("cat"));
+    let result = within(pipeline.output_string()).await.expect("a result");
+    assert_eq!((result.code(), result.stdout().trim_end()), (Some(0), "x"));
+    // who reads no more ends the writer, and that is nobody's fault if it is unchecked
+    let pipeline = Command::new("yes").unchecked().pipe(Command::new("head").arg("-n2"));
+    assert_eq!(text(pipeline).await.expect("a success"), "y\ny");
+    let result =
+        within(sleeper().pipe(Command::new("cat")).timeout(SHORT).output_string()).await.expect("data");
+    assert!(result.timed_out());
+    let error = text(sleeper().pipe(Command::new("cat")).timeout(SHORT)).await.expect_err("late");
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    let error = text(sh("true").pipe(Command::new("/no/such/program"))).await.expect_err("missing");
+    assert!(error.is_not_found(), "{error:?}");
 }

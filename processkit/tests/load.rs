@@ -1,0 +1,391 @@
+//! The promises under load, with both mechanisms: many at once, many in a row, and what a crowd leaves behind. Nothing here
+//! is about speed: a wait is for an event, with one deadline for what hangs.
+
+#[path = "suite/rig.rs"]
+#[expect(dead_code, reason = "shared with the suite, which uses all of it")]
+mod rig;
+
+use processkit::{
+    Adopted, CancellationToken, Command, Error, OutputBufferPolicy, OverflowMode, ProcessGroup,
+    ProcessGroupOptions, RestartPolicy, RunningProcess, StopReason, StreamExt, Supervisor, pidfd_open,
+};
+use rig::{lives, mechanisms, open_descriptors, sh, within};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+const SLEEPERS: usize = 50;
+/// A grace that no test outlives.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+fn sleeper() -> Command {
+    Command::new("sleep").arg("1000")
+}
+
+/// In a private group of this kind.
+fn private(command: Command, options: &ProcessGroupOptions) -> Command {
+    command.group_options(options.clone())
+}
+
+async fn started(group: &ProcessGroup, command: &Command) -> RunningProcess {
+    within("the start", group.start(command)).await.expect("started")
+}
+
+fn adopted(pid: u32) -> Adopted {
+    Adopted::from_pidfd(pidfd_open(pid).expect("a pidfd")).expect("adopted")
+}
+
+/// The pids that a process says, so many.
+async fn said(process: &mut RunningProcess, count: usize) -> Vec<Adopted> {
+    let lines = process.stdout_lines().take(count).collect::<Vec<_>>();
+    let pids: Vec<_> =
+        within("the pids", lines).await.iter().map(|line| adopted(line.parse().expect("a pid"))).collect();
+    assert_eq!(pids.len(), count, "it ended early");
+    pids
+}
+
+async fn all_gone(members: &[Adopted]) {
+    for member in members {
+        within("the end of a member", member.gone()).await.expect("gone");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_at_once_into_one_group() {
+    for options in mechanisms() {
+        let group = Arc::new(ProcessGroup::with_options(options).expect("a group"));
+        let mut all = JoinSet::new();
+        for n in 0..100 {
+            let group = Arc::clone(&group);
+            all.spawn(async move {
+                let process = started(&group, &sh(&format!("echo {n}; exit {n}"))).await;
+                let result = within("a result", process.output_string()).await.expect("a result");
+                assert_eq!((result.stdout().as_str(), result.code()), (n.to_string().as_str(), Some(n)));
+            });
+        }
+        assert_eq!(all.join_all().await.len(), 100);
+        within("emptiness", group.wait_empty()).await.expect("empty");
+        // it is as good as new
+        let process = started(&group, &sh("echo again")).await;
+        assert_eq!(within("a result", process.output_string()).await.expect("a result").stdout(), "again");
+        let last = started(&group, &sleeper()).await;
+        within("the end", Arc::into_inner(group).expect("the only one").shutdown()).await.expect("gone");
+        assert_eq!(within("the exit", last.wait()).await.expect("an exit"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_private_groups_at_once() {
+    for options in mechanisms() {
+        let mut all = JoinSet::new();
+        for n in 0..100 {
+            let command = private(sh(&format!("sleep 1000 & echo $!; echo {n} >&2; exit {n}")), &options);
+            all.spawn(async move {
+                let result = within("a result", command.output_string()).await.expect("a result");
+                assert_eq!((result.stderr(), result.code()), (n.to_string().as_str(), Some(n)));
+                // killed by now: what it left behind ends with it
+                if let Ok(pidfd) = pidfd_open(result.stdout().parse().expect("a pid")) {
+                    all_gone(&Adopted::from_pidfd(pidfd).into_iter().collect::<Vec<_>>()).await;
+                }
+            });
+        }
+        assert_eq!(all.join_all().await.len(), 100);
+    }
+}
+
+/// In a process of its own, where nobody else opens anything.
+#[test]
+fn a_thousand_cycles_leave_no_descriptor() {
+    let mut owner = Owner::play("cycles");
+    assert_eq!(owner.line(), "no growth");
+    assert!(owner.process.wait().expect("reaped").success());
+}
+
+fn cycles() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut before = None;
+        for (round, cycles) in [20, 1000].into_iter().enumerate() {
+            for options in mechanisms() {
+                let shared = ProcessGroup::with_options(options.clone()).expect("a group");
+                let own = private(Command::new("true"), &options);
+                for cycle in 0..cycles {
+                    let process = match cycle % 2 {
+                        0 => started(&shared, &Command::new("true")).await,
+                        _ => within("the start", own.start()).await.expect("started"),
+                    };
+                    assert_eq!(within("the exit", process.wait()).await.expect("an exit"), Some(0));
+                }
+                within("emptiness", shared.wait_empty()).await.expect("empty");
+                shared.remove().await.expect("gone");
+            }
+            within("the background", processkit::settled()).await;
+            let now = open_descriptors();
+            if round == 0 {
+                before = Some(now); // the runtime and the reaper have theirs by now
+            } else {
+                assert_eq!(before, Some(now));
+            }
+        }
+    });
+    say("no growth");
+}
+
+/// A crowd of handles, and a tree that nobody has handles of.
+async fn crowd(group: &ProcessGroup) -> (Vec<RunningProcess>, Vec<Adopted>) {
+    let mut handles = Vec::new();
+    for _ in 0..SLEEPERS {
+        handles.push(started(group, &sleeper()).await);
+    }
+    let script = format!("for i in $(seq {SLEEPERS}); do sleep 1000 & echo $!; done; exec sleep 1000");
+    let mut tree = started(group, &sh(&script)).await;
+    let members = said(&mut tree, SLEEPERS).await;
+    handles.push(tree);
+    (handles, members)
+}
+
+/// Every handle gives the same end, and its process is not even a zombie then.
+async fn reaped(handles: Vec<RunningProcess>, signal: i32) {
+    for mut handle in handles {
+        let pid = handle.identity().pid;
+        let exit = within("the exit", handle.exit()).await.expect("an exit");
+        assert_eq!(exit.signal, Some(signal));
+        assert_eq!(handle.pid(), None);
+        assert!(rig::state(pid).is_none_or(|state| state != 'Z'), "reaped");
+    }
+}
+
+#[tokio::test]
+async fn trees_end_by_drop() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let (handles, members) = crowd(&group).await;
+        drop(group);
+        all_gone(&members).await;
+        reaped(handles, 9).await;
+    }
+}
+
+#[tokio::test]
+async fn trees_end_by_shutdown() {
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options.shutdown_timeout(FOREVER)).expect("a group");
+        let (handles, members) = crowd(&group).await;
+        within("the shutdown", group.shutdown()).await.expect("gone");
+        assert!(members.iter().all(|member| !lives(member.pid())), "gone means gone");
+        reaped(handles, 15).await;
+    }
+}
+
+#[tokio::test]
+async fn twenty_kills_are_joined() {
+    for options in mechanisms() {
+        let shared = ProcessGroup::with_options(options.clone()).expect("a group");
+        let own = private(sleeper(), &options);
+        let mut processes = Vec::new();
+        for n in 0..20 {
+            processes.push(match n % 2 {
+                0 => started(&shared, &sleeper()).await,
+                _ => within("the start", own.start()).await.expect("started"),
+            });
+        }
+        for process in &mut processes {
+            process.start_kill().expect("killed");
+        }
+        let mut all: Vec<&mut RunningProcess> = processes.iter_mut().collect();
+        let ends = within("all of them", processkit::wait_all(&mut all)).await.expect("their ends");
+        assert_eq!(ends, [None; 20]);
+        assert!(processes.iter().all(|process| process.pid().is_none()), "reaped");
+        shared.remove().await.expect("gone");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_cancellations_at_once() {
+    for options in mechanisms() {
+        let token = CancellationToken::new();
+        let command = private(sh("sleep 1000 & echo $!; wait"), &options).cancel_on(token.clone());
+        let mut members = Vec::new();
+        let mut all = JoinSet::new();
+        for n in 0..50 {
+            let mut process = within("the start", command.start()).await.expect("started");
+            members.extend(said(&mut process, 1).await);
+            all.spawn(async move {
+                match n % 2 {
+                    0 => process.wait().await.map(drop),
+                    _ => process.output_string().await.map(drop),
+                }
+            });
+        }
+        token.cancel();
+        for end in within("all of them", all.join_all()).await {
+            assert!(matches!(end, Err(Error::Cancelled { ref program }) if program == "/bin/sh"), "{end:?}");
+        }
+        all_gone(&members).await;
+        assert!(matches!(command.start().await, Err(Error::Cancelled { .. })));
+    }
+}
+
+/// Nobody reads: the child writes on all the same, and what the policy keeps is kept.
+#[tokio::test]
+async fn a_hundred_thousand_lines_block_nobody() {
+    let first = (1..=10).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
+    let last = (99_991..=100_000).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
+    for options in mechanisms() {
+        let shared = ProcessGroup::with_options(options.clone()).expect("a group");
+        for (overflow, kept) in [(OverflowMode::DropOldest, &last), (OverflowMode::DropNewest, &first)] {
+            let seen = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&seen);
+            let command = private(Command::new("seq").arg("100000"), &options)
+                .output_buffer(OutputBufferPolicy::bounded(10).with_overflow(overflow))
+                .on_stdout_line(move |_| _ = count.fetch_add(1, Ordering::Relaxed));
+            for in_shared in [false, true] {
+                let mut process = match in_shared {
+                    true => started(&shared, &command).await,
+                    false => within("the start", command.start()).await.expect("started"),
+                };
+                let exit = within("the exit", process.exit()).await.expect("an exit");
+                assert!(exit.success(), "not blocked, not broken: {exit}");
+                let result = within("a result", process.output_string()).await.expect("a result");
+                assert_eq!((result.stdout(), result.truncated()), (kept, true));
+                assert_eq!(seen.swap(0, Ordering::Relaxed), 100_000);
+            }
+        }
+        shared.remove().await.expect("gone");
+    }
+}
+
+/// Every sixth failure trips the guard; each run is a real one, in a group of its own.
+#[tokio::test]
+async fn a_restart_storm_trips_the_guard() {
+    for options in mechanisms() {
+        let runs = tempfile::NamedTempFile::new().expect("a file");
+        let command = private(sh("echo run >> \"$RUNS\"; exit 1").env("RUNS", runs.path()), &options);
+        let supervisor = Supervisor::new(command)
+            .restart(RestartPolicy::OnCrash)
+            .max_restarts(30)
+            .backoff(Duration::from_millis(1), 1.0)
+            .failure_threshold(5.0)
+            .failure_decay(FOREVER)
+            .storm_pause(Duration::from_millis(2));
+        let outcome = within("the outcome", supervisor.run()).await.expect("an outcome");
+        assert_eq!((outcome.restarts, outcome.stopped), (30, StopReason::RestartsExhausted));
+        assert_eq!(outcome.storm_pauses, 5);
+        assert_eq!(outcome.final_result.code(), Some(1));
+        assert_eq!(std::fs::read_to_string(runs.path()).expect("text").lines().count(), 31);
+    }
+}
+
+/// A session of their own, or a parent that ended: they are members all the same.
+#[tokio::test]
+async fn escapees_are_caught() {
+    const EACH: usize = 10;
+    let script = format!(
+        "for i in $(seq {EACH}); do
+            setsid sh -c 'echo $$; exec sleep 1000' &
+            (sh -c 'echo $$; exec sleep 1000' &)
+            (setsid sh -c '(echo $$; exec sleep 1000) & echo $!' &)
+        done; wait"
+    );
+    // the third says two: itself, which ends, and the one it leaves
+    let script = script.replace("(echo $$; exec sleep 1000) & echo $!", "sleep 1000 & echo $!");
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options.clone()).expect("a group");
+        let mut process = started(&group, &sh(&script)).await;
+        let escapees = said(&mut process, 3 * EACH).await;
+        let members = group.members().expect("members");
+        assert!(escapees.iter().all(|escapee| members.contains(&escapee.pid())), "{members:?}");
+        within("the end", group.remove()).await.expect("gone");
+        assert!(escapees.iter().all(|escapee| !lives(escapee.pid())), "killed means gone");
+
+        let mut process = within("the start", private(sh(&script), &options).start()).await.expect("started");
+        let escapees = said(&mut process, 3 * EACH).await;
+        drop(process);
+        all_gone(&escapees).await;
+    }
+}
+
+/// The owner has no chance to tidy up; the control without a guardian is in the suite.
+#[tokio::test]
+async fn a_guardian_ends_every_tree_of_a_killed_owner() {
+    let mut owner = Owner::play("guarded");
+    let count: usize = owner.line().parse().expect("a number");
+    let members: Vec<Adopted> = (0..count).map(|_| adopted(owner.line().parse().expect("a pid"))).collect();
+    assert!(count >= 50 && members.iter().all(|member| lives(member.pid())));
+    owner.process.kill().expect("killed");
+    owner.process.wait().expect("reaped");
+    all_gone(&members).await;
+}
+
+/// Trees of every kind, said and kept until we are killed.
+fn guarded() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _kept = runtime.block_on(async {
+        let mut kept = Vec::new();
+        let mut pids = Vec::new();
+        for options in mechanisms() {
+            let options = options.guardian(true);
+            for _ in 0..5 {
+                let group = ProcessGroup::with_options(options.clone()).expect("a guarded group");
+                let script = "for i in 1 2 3 4 5; do setsid sh -c 'echo $$; exec sleep 1000' & done; wait";
+                let mut tree = started(&group, &sh(script)).await;
+                pids.extend(said(&mut tree, 5).await.iter().map(Adopted::pid));
+                pids.extend(tree.pid());
+                kept.push((group, tree));
+            }
+        }
+        say(pids.len());
+        pids.iter().for_each(say);
+        kept
+    });
+    let _ = std::io::stdin().read(&mut [0]); // returns when whoever started us ends
+}
+
+/// An owner in a process of its own: this binary started again with a role.
+struct Owner {
+    process: std::process::Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+const ROLE: &str = "PROCESSKIT_LOAD_ROLE";
+
+impl Owner {
+    fn play(role: &str) -> Owner {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("our own path"));
+        command.args(["--exact", "role", "--nocapture", "--quiet"]).env(ROLE, role);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut process = command.spawn().expect("played");
+        let lines = BufReader::new(process.stdout.take().expect("a pipe"));
+        Owner { process, lines }
+    }
+
+    /// The next thing it says, past what the test harness says.
+    fn line(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.lines.read_line(&mut line).expect("readable"), 0, "the owner ended early");
+            if let Some((_, said)) = line.split_once("> ") {
+                return said.trim_end().to_owned();
+            }
+        }
+    }
+}
+
+/// One role in this process if it was started for that; the list of roles is checked otherwise.
+#[test]
+fn role() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("cycles") => cycles(),
+        Ok("guarded") => guarded(),
+        Ok(other) => panic!("no such role: {other}"),
+        Err(_) => assert!(std::env::current_exe().is_ok()),
+    }
+}
+
+fn say(line: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "> {line}").expect("a reader");
+    out.flush().expect("a reader");
+}
