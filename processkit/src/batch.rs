@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+/// How many places are opened before others have their turn: a start may hold the thread for most of a millisecond.
+const AT_A_TIME: usize = 8;
+
 /// Run commands, at most `concurrency` at a time, and give their results in the order of the commands.
 ///
 /// Each result stands for itself: an error in one stops no other. A concurrency of 0 counts as 1, one larger than the number
@@ -149,11 +152,13 @@ where
     type Output = Vec<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // One new place a poll: what starts a process takes most of a millisecond, and others want to run meanwhile.
         if self.open < self.places.len() {
-            let index = self.open;
-            self.open += 1;
-            self.visit(index);
+            let until = self.places.len().min(self.open + AT_A_TIME);
+            while self.open < until {
+                let index = self.open;
+                self.open += 1;
+                self.visit(index);
+            }
             context.waker().wake_by_ref();
             return Poll::Pending;
         }

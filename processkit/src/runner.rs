@@ -8,8 +8,11 @@ use crate::result::ProcessResult;
 use crate::running::RunningProcess;
 use crate::signal::Signal;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::JoinHandle;
 
 /// Runs commands. [`output_all`](crate::output_all) and [`Supervisor`](crate::Supervisor) take any.
 ///
@@ -38,8 +41,8 @@ pub trait ProcessRunner: Send + Sync {
     ///
     /// How it ended is in the result; a code that is not zero, a signal and a timeout are no errors here.
     ///
-    /// Dropping the future must end the process: batches and supervisors rely on it. [`JobRunner`] ends its whole tree, a
-    /// [`ProcessGroup`] the process alone.
+    /// Dropping the future must end the process: batches and supervisors rely on it. [`JobRunner`] ends its whole tree (on a
+    /// runtime with threads that is done by one of them, a moment later), a [`ProcessGroup`] the process alone.
     ///
     /// # Errors
     /// If it cannot be started or watched, or was cancelled.
@@ -101,7 +104,32 @@ macro_rules! runner {
 #[derive(Debug, Default, Clone)]
 pub struct JobRunner;
 
-runner!(() JobRunner, |self, command| Box::pin(command.output_string()), Box::pin(command.start()));
+runner!(() JobRunner, |self, command| Box::pin(output_beside(command)), Box::pin(command.start()));
+
+/// [`Command::output_string`] in a task of its own, where there are threads for it: a start holds its thread until the exec,
+/// and many of them in one task would wait for each other.
+async fn output_beside(command: &Command) -> Result<ProcessResult<String>> {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return command.output_string().await;
+    }
+    let command = command.clone();
+    let mut task = AbortOnDrop(tokio::spawn(async move { command.output_string().await }));
+    match (&mut task.0).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(io::Error::other(error).into()), // the runtime shuts down
+        },
+    }
+}
+
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 // In this group: what a command leaves running there stays until the group ends.
 runner!(

@@ -32,6 +32,16 @@ async fn results_stand_where_their_commands_stood() {
     assert_eq!(texts(results), ["go", "missing", "code Some(3)", "last"]);
 }
 
+/// More commands than the runtime has threads, each slot with its own result.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threads_share_the_work() {
+    let commands = || (0..100).map(|n| Command::new("echo").arg(n.to_string()));
+    for concurrency in [1, 7, 100] {
+        let results = within("a batch", output_all(commands(), concurrency, &JobRunner)).await;
+        assert_eq!(texts(results), (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+}
+
 /// Runs only when `crew` of them run at once, and counts.
 struct Crew {
     barrier: Barrier,
@@ -81,9 +91,19 @@ async fn any_runner_will_do() {
     group.remove().await.expect("gone");
 }
 
-/// A batch that is dropped ends what runs; before that, all of it lives.
 #[tokio::test]
 async fn a_dropped_batch_ends_its_processes() {
+    dropped().await;
+}
+
+/// Where each run is in a task of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_batch_ends_its_processes_on_all_threads() {
+    dropped().await;
+}
+
+/// A batch that is dropped ends what runs; before that, all of it lives.
+async fn dropped() {
     const COUNT: usize = 8;
     let (mut lines, writer) = Output::pipe();
     let mut commands = Vec::new();
