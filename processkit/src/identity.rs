@@ -110,6 +110,11 @@ impl Stat {
         matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 
+    /// By a signal, or by a tracer.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+
     /// Whether there is nothing to be read of its memory through its first thread.
     pub(crate) fn has_no_memory(&self) -> bool {
         matches!(self.state, b'Z' | b'X')

@@ -174,6 +174,9 @@ fn explain(failure: &SpawnFailure) -> io::Error {
         Stage::Clone | Stage::Join if matches!(errno, Some(libc::ENODEV | libc::ENOENT)) => {
             return io::Error::new(source.kind(), "the group's cgroup was removed");
         }
+        Stage::Stopped => {
+            return io::Error::new(source.kind(), "somebody stopped it before it executed its program");
+        }
         Stage::Frozen => return io::Error::new(source.kind(), crate::group::SUSPENDED),
         Stage::Clone | Stage::Session | Stage::Exec => {
             return errno.map_or_else(|| io::Error::other(source.to_string()), io::Error::from_raw_os_error);

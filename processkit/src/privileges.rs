@@ -86,7 +86,8 @@ impl Command {
     ///
     /// Until its exec the child shares our memory. The kernel lets nobody trace a process that changed its uid, and this
     /// holds then for us as well; it is undone when the child has executed its program (such spawns wait for each other). A
-    /// process of that user may send the child a signal from here on: one that stops it then stops this call too.
+    /// process of that user may signal the child from here on: to stop it then
+    /// makes the spawn an error.
     ///
     /// A script given by [`exe_fd`](Command::exe_fd) is out of reach of another user. Without cgroups, telling the members
     /// of a group that run as somebody else may need CAP_SYS_PTRACE, as root has it.

@@ -37,8 +37,8 @@ pub(super) struct Child {
     pub(super) started: bool,
     /// 1 until the child has executed or ended; the kernel clears it, and wakes who waits.
     pub(super) running: AtomicU32,
-    /// Set by the parent when it gave up on a child in a frozen cgroup.
-    pub(super) frozen: bool,
+    /// Set by the parent when it gave up on a child that cannot get to its program, and why.
+    pub(super) halted: Option<Stage>,
     pub(super) stage: u32,
     pub(super) errno: c_int,
     /// What of many it was that failed: a target, or a resource.

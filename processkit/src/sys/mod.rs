@@ -3,6 +3,7 @@
 
 mod blocked_signals;
 mod child;
+mod clone;
 mod guard;
 mod guardian;
 mod marked;

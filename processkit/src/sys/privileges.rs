@@ -2,6 +2,7 @@
 
 use super::child::Child;
 use super::spawn::Stage;
+use crate::identity::Stat;
 use crate::privileges::Privileges;
 use std::ffi::{c_int, c_long};
 use std::ptr;
@@ -107,6 +108,18 @@ impl SharedWithOther {
         // SAFETY: no pointers are passed.
         let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
         SharedWithOther { was_dumpable: dumpable == 1, _one_at_a_time: guard }
+    }
+
+    /// When the child has executed or ended. The kernel says so a moment before the child really has other memory.
+    pub(super) fn end(self, child: Option<u32>) {
+        let image = |pid| Stat::read(pid).map(|stat| stat.image).ok();
+        let ours = image(std::process::id());
+        for _ in 0..1000 {
+            match child.and_then(image) {
+                Some(image) if Some(image) == ours => std::thread::yield_now(),
+                _ => break,
+            }
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! A child in the manner of vfork: shared memory, a stack of its own, in its cgroup and with a pidfd from the first instruction.
 //!
 //! The child runs [`child`] while this thread waits for it. CLONE_VFORK would wait as well, but for ever if the child's cgroup
-//! is frozen; so the kernel tells by CLONE_CHILD_CLEARTID, at the same moment (execve or the end), and the wait can look up. It makes raw syscalls only: no allocation, no lock, nothing
-//! that could unwind. Since memory is shared, an error is a store into [`Child`], never a byte in a pipe.
+//! is frozen; so the kernel tells by CLONE_CHILD_CLEARTID, at the same moment (execve or the end), and the wait can look up.
+//! The child makes raw syscalls only: no allocation, no lock, nothing that could unwind. Since memory is shared, an error is a store into [`Child`], never a byte in a pipe.
 
 use super::blocked_signals::BlockedSignals;
 use super::check;
 use super::child::{Child, Staged, child_entry};
+use super::clone::{CloneArgs, WAIT, clone3_raw, wait_while_running};
 use super::privileges::SharedWithOther;
 use super::stack::Stack;
+use crate::identity::Stat;
 use crate::privileges::Privileges;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -92,6 +94,8 @@ pub(crate) enum Stage {
     Exec,
     /// Its cgroup is frozen, so it would not have come to its program.
     Frozen,
+    /// Somebody stopped it before it came to its program.
+    Stopped,
 }
 
 impl Stage {
@@ -187,7 +191,7 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         setsid: request.setsid,
         started: false,
         running: AtomicU32::new(0),
-        frozen: false,
+        halted: None,
         stage: 0,
         errno: 0,
         detail: -1,
@@ -196,7 +200,7 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
     // Its OOM score becomes that of everybody who has the same memory, except after vfork (__set_oom_adj() of the kernel).
     let wait = if request.privileges.oom_score_adj.is_some() { libc::CLONE_VFORK } else { WAIT };
     if wait == libc::CLONE_VFORK && request.cgroup.is_some_and(is_frozen) {
-        return Err(frozen());
+        return Err(SpawnFailure::of(Stage::Frozen)(io::ErrorKind::ResourceBusy.into()));
     }
     let shared = request.privileges.change_credentials().then(SharedWithOther::begin);
     let stack = Stack::take().map_err(SpawnFailure::of(Stage::Clone))?;
@@ -211,7 +215,7 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         }
         if let Ok(spawned) = &born
             && !was_started(&child)
-            && !child.frozen
+            && child.halted.is_none()
         {
             // Killed before its first instruction. Linux since 6.14 (and stable ones with that change) does this to every child cloned into a cgroup whose
             // `cgroup.kill` was used (more often than our own cgroup's): cgroup_css_set_fork() looks at the kill sequence of
@@ -230,11 +234,13 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
     };
     // Whoever shared the stack has executed or ended by now.
     stack.give_back();
-    drop(shared);
+    if let Some(shared) = shared {
+        shared.end(result.as_ref().ok().map(|spawned| spawned.pid));
+    }
     let spawned = result?;
-    if child.frozen {
-        super::wait_pidfd(spawned.pidfd.as_fd(), true).map_err(SpawnFailure::of(Stage::Frozen))?;
-        return Err(frozen());
+    if let Some(stage) = child.halted {
+        super::wait_pidfd(spawned.pidfd.as_fd(), true).map_err(SpawnFailure::of(stage))?;
+        return Err(SpawnFailure::of(stage)(io::ErrorKind::ResourceBusy.into()));
     }
     let child = &raw const child;
     // SAFETY: plain reads; the child wrote before this thread was resumed.
@@ -254,10 +260,6 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
     Err(SpawnFailure { stage, source: io::Error::from_raw_os_error(errno), detail })
 }
 
-fn frozen() -> SpawnFailure {
-    SpawnFailure::of(Stage::Frozen)(io::ErrorKind::ResourceBusy.into())
-}
-
 fn was_started(child: &Child) -> bool {
     // SAFETY: a plain read; the child wrote it before this thread was resumed.
     unsafe { ptr::read_volatile(&raw const child.started) }
@@ -270,69 +272,23 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// What a parent waits by: vfork where [`wait_while_running`] has no assembly.
-const WAIT: c_int = if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-    libc::CLONE_CHILD_CLEARTID
-} else {
-    libc::CLONE_VFORK
-};
-
-/// FUTEX_WAIT while the word is 1, by hand: the child uses this thread's errno meanwhile. Not private, as the kernel wakes.
-/// Returns minus errno.
-#[cfg(target_arch = "x86_64")]
-fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) -> c_long {
-    let result: c_long;
-    // SAFETY: both outlive the call; syscall clobbers rcx and r11 only.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            inlateout("rax") libc::SYS_futex => result,
-            in("rdi") running.as_ptr(),
-            in("rsi") libc::FUTEX_WAIT as c_long,
-            in("rdx") 1u64,
-            in("r10") ptr::from_ref(limit),
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
-}
-
-/// As above.
-#[cfg(target_arch = "aarch64")]
-fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) -> c_long {
-    let result: c_long;
-    // SAFETY: both outlive the call; svc clobbers x0 only.
-    unsafe {
-        std::arch::asm!(
-            "svc #0",
-            in("x8") libc::SYS_futex,
-            inlateout("x0") running.as_ptr() => result,
-            in("x1") libc::FUTEX_WAIT as c_long,
-            in("x2") 1u64,
-            in("x3") ptr::from_ref(limit),
-            options(nostack),
-        );
-    }
-    result
-}
-
-/// Vfork has waited.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn wait_while_running(running: &AtomicU32, _: &libc::timespec) -> c_long {
-    running.store(0, Ordering::Release);
-    0
-}
-
-/// Until the child shares nothing with us any more. One that is frozen before its program is killed and remembered as such:
-/// a process in a frozen cgroup can still be killed.
-fn until_executed(child: &mut Child, pidfd: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) {
+/// Until the child shares nothing with us any more. One that cannot get to its program, because its cgroup is frozen or
+/// somebody stopped it, is killed and remembered as such: that ends frozen and stopped processes, too.
+fn until_executed(child: &mut Child, spawned: &Spawned, cgroup: Option<BorrowedFd<'_>>) {
     const LOOK_UP: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    let is_stopped = || Stat::read(spawned.pid).is_ok_and(|stat| stat.is_stopped());
     while child.running.load(Ordering::Acquire) != 0 {
         let result = wait_while_running(&child.running, &LOOK_UP);
-        if result == -c_long::from(libc::ETIMEDOUT) && !child.frozen && cgroup.is_some_and(is_frozen) {
-            child.frozen = super::pidfd_send_signal(pidfd, libc::SIGKILL).is_ok();
+        if result == -c_long::from(libc::ETIMEDOUT)
+            && child.halted.is_none()
+            && let Some(stage) = if cgroup.is_some_and(is_frozen) {
+                Some(Stage::Frozen)
+            } else {
+                is_stopped().then_some(Stage::Stopped)
+            }
+            && super::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL).is_ok()
+        {
+            child.halted = Some(stage);
         }
     }
 }
@@ -393,98 +349,14 @@ fn clone3(
         return Err(-result as c_int);
     }
     // SAFETY: the kernel stored a fresh descriptor there.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    until_executed(child, pidfd.as_fd(), cgroup);
-    Ok(Spawned { pid: result as u32, pidfd })
+    let spawned = Spawned { pid: result as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
+    until_executed(child, &spawned, cgroup);
+    Ok(spawned)
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn clone3(_: &mut Child, _: &Stack, _: Option<BorrowedFd<'_>>, _: c_int) -> Result<Spawned, c_int> {
     Err(libc::ENOSYS) // no assembly for this architecture; clone(2) does it
-}
-
-/// `struct clone_args` of include/uapi/linux/sched.h, third version (88 bytes).
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[repr(C, align(8))]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
-
-/// clone3(2) whose child calls `entry(data)` on the new stack. Returns the pid, or minus errno.
-///
-/// # Safety
-/// `args` must ask for CLONE_VM and a stack whose end is aligned to 16; `entry` must not return.
-#[cfg(target_arch = "x86_64")]
-unsafe fn clone3_raw(
-    args: *const CloneArgs,
-    entry: unsafe extern "C" fn(*mut c_void) -> !,
-    data: *mut c_void,
-) -> c_long {
-    let result: c_long;
-    // SAFETY: syscall clobbers rcx and r11 only. In the child rax is 0 and rsp the end of the new stack; it leaves through
-    // `entry` and never reaches the code after label 2. Memory is shared, hence no `nomem`.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp", // the outermost frame, for unwinders
-            "mov rdi, r9",
-            "call r8",
-            "ud2",
-            "2:",
-            inlateout("rax") libc::SYS_clone3 => result,
-            in("rdi") args,
-            in("rsi") size_of::<CloneArgs>(),
-            in("r8") entry,
-            in("r9") data,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    result
-}
-
-/// clone3(2) whose child calls `entry(data)` on the new stack. Returns the pid, or minus errno.
-///
-/// # Safety
-/// `args` must ask for CLONE_VM and a stack whose end is aligned to 16; `entry` must not return.
-#[cfg(target_arch = "aarch64")]
-unsafe fn clone3_raw(
-    args: *const CloneArgs,
-    entry: unsafe extern "C" fn(*mut c_void) -> !,
-    data: *mut c_void,
-) -> c_long {
-    let result: c_long;
-    // SAFETY: svc clobbers x0 only. In the child x0 is 0 and sp the end of the new stack; it leaves through `entry` and
-    // never reaches the code after label 2. Memory is shared, hence no `nomem`.
-    unsafe {
-        std::arch::asm!(
-            "svc #0",
-            "cbnz x0, 2f",
-            "mov x29, xzr", // the outermost frame, for unwinders
-            "mov x0, x10",
-            "blr x9",
-            "brk #1",
-            "2:",
-            in("x8") libc::SYS_clone3,
-            inlateout("x0") args => result,
-            in("x1") size_of::<CloneArgs>(),
-            in("x9") entry,
-            in("x10") data,
-        );
-    }
-    result
 }
 
 /// The older way: clone(2), and the child writes itself into `cgroup.procs` before anything else.
@@ -508,9 +380,9 @@ fn clone(
     };
     check(pid.into()).map_err(SpawnFailure::of(Stage::Clone))?;
     // SAFETY: the kernel stored a fresh descriptor there.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    until_executed(record, pidfd.as_fd(), cgroup);
-    Ok(Spawned { pid: pid as u32, pidfd })
+    let spawned = Spawned { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
+    until_executed(record, &spawned, cgroup);
+    Ok(spawned)
 }
 
 fn open_procs(cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {

@@ -147,6 +147,8 @@ fn cycles() {
                     let mut process = group.start(&Command::new("true")).await.expect("started");
                     assert!(process.exit().await.expect("an exit").success());
                     drop(group.start(&Command::new("true")).await.expect("started"));
+                    let refused = Command::new("true").rlimit(processkit::Resource::Stack, 2, 1);
+                    assert!(group.start(&refused).await.is_err());
                     assert!(
                         group
                             .start(&Command::new("/no/such/program"))
