@@ -164,7 +164,9 @@ impl Buffer {
 
     /// The next line, and no other reader gets it.
     pub(crate) fn pop(&mut self) -> Option<String> {
-        self.split();
+        if self.whole == 0 {
+            self.split(); // only now: a reader with lines to read is not held up by those that came behind
+        }
         if self.whole == 0 {
             return None;
         }

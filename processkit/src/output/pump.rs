@@ -16,8 +16,9 @@ use tokio::task::AbortHandle;
 
 /// Room for one read: what a pipe holds by default (pipe(7)).
 const ROOM: usize = 64 * 1024;
-/// What a pipe that was full may hold from then on; the default limit of `/proc/sys/fs/pipe-max-size`.
-const FULL_ROOM: usize = 1024 * 1024;
+/// What a pipe that was full may hold from then on. The largest that anybody may ask for is 1 MiB, but each user has only
+/// 64 MiB in all (pipe(7)).
+const FULL_ROOM: usize = 256 * 1024;
 
 /// Who looks at each line.
 #[derive(Clone)]
