@@ -17,22 +17,53 @@
 //! # }
 //! ```
 //!
+//! A command also runs by itself, in a group of its own that ends with it:
+//!
+//! ```no_run
+//! use processkit::{Command, Stdin, StreamExt};
+//! use std::time::Duration;
+//!
+//! # async fn example() -> processkit::Result<()> {
+//! let kernel = Command::new("uname").arg("-r").run().await?; // its text, or an error that says what it said
+//! let sort = Command::new("sort").stdin(Stdin::from_string("b\na\n")).timeout(Duration::from_secs(10));
+//! let result = sort.output_string().await?; // a timeout or another code is data here
+//! assert_eq!(result.stdout(), "a\nb");
+//!
+//! let mut server = Command::new("python3").args(["-u", "-m", "http.server"]).start().await?;
+//! server.wait_for_line(|line| line.starts_with("Serving"), Duration::from_secs(5)).await?;
+//! let mut lines = server.stdout_lines();
+//! while let Some(line) = lines.next().await {
+//!     println!("{line}");
+//! }
+//! # drop(kernel);
+//! # Ok(())
+//! # } // dropped: its whole tree is killed
+//! ```
+//!
 //! | module | noun |
 //! |---|---|
-//! | `command` | what to run: program, environment, descriptors |
+//! | `command` | what to run: program, environment, descriptors; `verbs` what can be done with it in one call |
+//! | `terms` | what ends a run from outside, which codes are a success, when it is tried again |
+//! | `running` | the handle of one process of ours; `run` the process and its terms, `probes`, `profile`, `several` |
+//! | `stdin`, `output`, `pipes` | what goes in and comes out, drained always, kept by a policy |
+//! | `result` | what a run left behind |
 //! | `group` | the container and its owner's intent; `teardown` its end, `control` what is done to all members |
 //! | `guardian` | the end of a group whose owner was killed |
 //! | `passing` | descriptors that a child gets beside its streams |
 //! | `privileges` | what a child may do: user, groups, limits |
 //! | `launch` | from a command to a child |
-//! | `process` | one process: ours ([`RunningProcess`]) or somebody else's ([`Adopted`]) |
+//! | `process` | one process: a child of ours, or somebody else's ([`Adopted`]) |
 //! | `containment` | how a container is made: cgroup v2, or process groups |
 //! | `runner` | who runs commands; `batch` many at once, `pipeline` one into the other, `supervisor` one again and again |
-//! | `ladder`, `exit`, `mechanism`, `restart` | pure: no clock, no file, no syscall |
+//! | `ladder`, `exit`, `mechanism`, `restart`, `output::{lines, buffer}` | pure: no clock, no file, no syscall |
 //! | `reaper` | what happens after a drop: emptying, reaping, rmdir |
 //! | `sys` | the one door to the kernel with `unsafe` in it |
 //!
-//! Waits need a tokio runtime with I/O enabled (and time, for [`ProcessGroup::shutdown`]). Every wait is cancel safe.
+//! Waits need a tokio runtime with I/O enabled (and time, for everything with a limit). Every wait is cancel safe: one that
+//! owns its process ends it, the others lose nothing.
+//!
+//! Features: `stats` (what was used), `process-control` (signals by name) and `cancellation` (tokens) by default; `limits`
+//! (of a group) and `tracing` (events for spawn, exit, escalation and teardown, without arguments or environment).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("processkit is written for Linux");
