@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::identity::{ProcessIdentity, Stat, boot_id};
 use crate::passing;
 use crate::privileges::Resource;
-use crate::process::Child;
+use crate::process::{Born, Child};
 use crate::sys::{self, Move, Spawn, SpawnFailure, Stage};
 use nix::unistd::AccessFlags;
 use std::ffi::{CString, OsStr, OsString};
@@ -16,6 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 /// Where a child is born.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +114,7 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
         moves.push(Move { source: fd.open(*target)?.as_raw_fd(), target: *target, optional: false });
     }
 
+    let born = Born { at: Instant::now(), time: SystemTime::now() };
     let spawned = sys::spawn(Spawn {
         path: c_string(path.as_bytes(), || "the program's path".to_owned())?,
         file,
@@ -137,7 +139,7 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     let boot_id = boot_id().unwrap_or_default().to_owned();
     let identity = ProcessIdentity { pid: spawned.pid, start_time_ticks, boot_id };
     event!(debug, pid = spawned.pid, "process started");
-    Ok(Child::new(spawned.pidfd, identity, script))
+    Ok(Child::new(spawned.pidfd, identity, born, script))
 }
 
 fn c_string(bytes: &[u8], what: impl FnOnce() -> String) -> io::Result<CString> {

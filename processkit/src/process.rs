@@ -9,6 +9,7 @@ use crate::watch;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 /// A pidfd for a process that exists now.
 ///
@@ -25,11 +26,19 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 pub(crate) struct Child {
     pidfd: OwnedFd,
     identity: ProcessIdentity,
+    born: Born,
     end: Mutex<Option<End>>,
     /// The most this process had had resident at the spawn.
     inherited_rss_bytes: u64,
     /// A script executed through our descriptor: its interpreter opens it some time after exec.
     _script: Option<Arc<OwnedFd>>,
+}
+
+/// When a child was spawned, by both clocks: taken before, since it may be at its end when the spawn returns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Born {
+    pub(crate) at: Instant,
+    pub(crate) time: SystemTime,
 }
 
 /// What is left of a child: known once, for good.
@@ -42,9 +51,14 @@ struct End {
 
 impl Child {
     /// Right after the spawn, so that what was resident then is still known.
-    pub(crate) fn new(pidfd: OwnedFd, identity: ProcessIdentity, script: Option<Arc<OwnedFd>>) -> Self {
+    pub(crate) fn new(
+        pidfd: OwnedFd,
+        identity: ProcessIdentity,
+        born: Born,
+        script: Option<Arc<OwnedFd>>,
+    ) -> Self {
         let inherited_rss_bytes = sys::own_usage().max_rss_bytes.unwrap_or(0);
-        Child { pidfd, identity, end: Mutex::new(None), inherited_rss_bytes, _script: script }
+        Child { pidfd, identity, born, end: Mutex::new(None), inherited_rss_bytes, _script: script }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -53,6 +67,10 @@ impl Child {
 
     pub(crate) fn identity(&self) -> &ProcessIdentity {
         &self.identity
+    }
+
+    pub(crate) fn born(&self) -> Born {
+        self.born
     }
 
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {

@@ -67,7 +67,7 @@ impl RunningProcess {
         };
         Ok(RunProfile {
             exit_code: self.own_code(exit),
-            duration: run.spawned.elapsed(),
+            duration: run.child.born().at.elapsed(),
             cpu_time: run.cpu_time().max(cpu_time),
             peak_memory_bytes: run.peak_memory_bytes().max(peak),
             samples,

@@ -10,7 +10,7 @@ use crate::signal::Signal;
 use crate::terms::Terms;
 use crate::watch::{self, Watched};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
 /// A child, its limits, and what became of them. Shared by its handle and the task that enforces the limits.
@@ -19,8 +19,6 @@ pub(crate) struct Run {
     pub(crate) child: Arc<Child>,
     pub(crate) program: String,
     pub(crate) terms: Terms,
-    pub(crate) spawned: Instant,
-    pub(crate) start_time: SystemTime,
     /// The private group, which ends as a whole.
     pub(crate) group: Option<Containment>,
     fate: Mutex<Fate>,
@@ -43,8 +41,6 @@ impl Run {
             child,
             program: command.name(),
             terms: command.terms.clone(),
-            spawned: Instant::now(),
-            start_time: SystemTime::now(),
             group,
             fate: Mutex::new(Fate::Own),
             watched: OnceLock::new(),
@@ -107,7 +103,7 @@ impl Run {
             match self.terms.timeout {
                 Some(timeout) => {
                     // a limit beyond the clock is none
-                    if let Some(end) = self.spawned.checked_add(timeout) {
+                    if let Some(end) = self.child.born().at.checked_add(timeout) {
                         tokio::time::sleep_until(end.into()).await;
                         return timeout;
                     }

@@ -95,12 +95,12 @@ impl RunningProcess {
 
     /// When it was started.
     pub fn start_time(&self) -> SystemTime {
-        self.run.start_time
+        self.run.child.born().time
     }
 
     /// Since it was started.
     pub fn elapsed(&self) -> Duration {
-        self.run.spawned.elapsed()
+        self.run.child.born().at.elapsed()
     }
 
     /// How many lines it has written to its standard output so far, taken and dropped ones included.
@@ -225,7 +225,7 @@ impl RunningProcess {
                 Fate::TimedOut(timeout) => Some(timeout),
                 Fate::Own | Fate::Cancelled => None,
             },
-            duration: self.run.spawned.elapsed(),
+            duration: self.run.child.born().at.elapsed(),
             truncated: left_open || stdout.is_truncated() || stderr.is_truncated(),
             left_open,
             accepted: Arc::clone(&self.run.terms.accepted),

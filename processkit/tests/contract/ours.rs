@@ -143,3 +143,15 @@ async fn a_profile_has_looked_at_it() {
         "{profile:?}"
     );
 }
+
+/// The clock starts before the spawn: one that is at its end when the spawn returns has taken its time all the same.
+#[tokio::test]
+async fn a_run_took_at_least_what_it_used() {
+    for _ in 0..20 {
+        let mut process = within(sh("exit 0").start()).await.expect("started");
+        within(process.exit()).await.expect("an exit");
+        let used = process.usage().expect("known once it is reaped").cpu_time();
+        let took = within(process.output_string()).await.expect("a result").duration();
+        assert!(took >= used, "{took:?} < {used:?}");
+    }
+}
