@@ -272,25 +272,28 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Until the child shares nothing with us any more. One that cannot get to its program, because its cgroup is frozen or
-/// somebody stopped it, is killed and remembered as such: that ends frozen and stopped processes, too.
+/// Until the child shares nothing with us any more.
 fn until_executed(child: &mut Child, spawned: &Spawned, cgroup: Option<BorrowedFd<'_>>) {
     const LOOK_UP: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-    let is_stopped = || Stat::read(spawned.pid).is_ok_and(|stat| stat.is_stopped());
     while child.running.load(Ordering::Acquire) != 0 {
         let result = wait_while_running(&child.running, &LOOK_UP);
-        if result == -c_long::from(libc::ETIMEDOUT)
-            && child.halted.is_none()
-            && let Some(stage) = if cgroup.is_some_and(is_frozen) {
-                Some(Stage::Frozen)
-            } else {
-                is_stopped().then_some(Stage::Stopped)
-            }
-            && super::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL).is_ok()
-        {
-            child.halted = Some(stage);
+        if result == -c_long::from(libc::ETIMEDOUT) && child.halted.is_none() {
+            child.halted = end_if_halted(spawned, cgroup);
         }
     }
+}
+
+/// Kill a child that cannot get to its program, because its cgroup is frozen or somebody stopped it, and say why: SIGKILL
+/// ends frozen and stopped processes, too.
+fn end_if_halted(spawned: &Spawned, cgroup: Option<BorrowedFd<'_>>) -> Option<Stage> {
+    let stage = if cgroup.is_some_and(is_frozen) {
+        Stage::Frozen
+    } else if Stat::read(spawned.pid).is_ok_and(|stat| stat.is_stopped()) {
+        Stage::Stopped
+    } else {
+        return None;
+    };
+    super::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL).ok().map(|()| stage)
 }
 
 /// Whether the cgroup stands still, by its own setting or by that of one above.
@@ -403,6 +406,23 @@ extern "C" fn clone_entry(data: *mut c_void) -> c_int {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A user who stops whatever is theirs, a child on its way to its program too, does not make us wait for ever.
+    #[test]
+    fn a_stopped_child_is_ended() {
+        use crate::sys::{pidfd_open, pidfd_send_signal};
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("started");
+        let pidfd = pidfd_open(sleeper.id()).expect("a pidfd");
+        let spawned = Spawned { pid: sleeper.id(), pidfd };
+        assert_eq!(end_if_halted(&spawned, None), None, "control: it runs");
+        pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGSTOP).expect("stopped");
+        while !Stat::read(spawned.pid).expect("alive").is_stopped() {
+            std::thread::yield_now();
+        }
+        assert_eq!(end_if_halted(&spawned, None), Some(Stage::Stopped));
+        let status = sleeper.wait().expect("reaped");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
+    }
 
     #[test]
     fn gaps_surround_the_targets() {

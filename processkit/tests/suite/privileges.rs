@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::roles;
-use processkit::{Command, Error, ProcessGroup, Resource, Stdio};
+use processkit::{Command, Error, ProcessGroup, Resource};
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -198,30 +198,4 @@ async fn memory_is_ours_again_after_the_exec() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("> still dumpable"), "{text}");
-}
-
-/// A user who stops whatever is theirs, the child on its way to its program too, does not make us wait for ever.
-#[tokio::test]
-async fn a_stopped_child_does_not_hang_its_parent() {
-    if !root() {
-        return;
-    }
-    const STOPPER: u32 = 54_400; // stops its own only
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
-        let (command, mut out) = Output::of(sh("echo; while :; do kill -s STOP -- -1; done").uid(STOPPER));
-        let _stopper = group.start(&command).await.expect("started");
-        drop(command);
-        out.line().await;
-        for _ in 0..20 {
-            let command =
-                Command::new("sleep").arg("1000").uid(STOPPER).stdout(Stdio::Null).stderr(Stdio::Null);
-            if let Err(error) = group.start(&command).await {
-                let Error::Spawn { source, .. } = &error else { panic!("{error}") };
-                assert_eq!(source.kind(), ErrorKind::ResourceBusy, "{error}");
-                assert!(error.to_string().contains("stopped it"), "{error}");
-            }
-        }
-        within("the end of all of them", group.remove()).await.expect("gone");
-    }
 }
