@@ -104,8 +104,10 @@ async fn the_first_that_failed_speaks() {
 #[tokio::test]
 async fn a_writer_without_a_reader_ends() {
     let head = || Command::new("head").args(["-n", "1"]);
-    let accepted = Command::new("yes").unchecked() | head();
-    assert_eq!(within("the end of yes", accepted.run()).await.expect("run"), "y");
+    for options in mechanisms() {
+        let accepted = Command::new("yes").unchecked().group_options(options) | head();
+        assert_eq!(within("the end of yes", accepted.run()).await.expect("run"), "y");
+    }
     let result =
         within("the end of yes", (Command::new("yes") | head()).output_string()).await.expect("a result");
     assert_eq!((result.program(), result.code(), result.is_success()), ("yes", None, false), "by its signal");
@@ -144,26 +146,42 @@ async fn a_limit_holds_for_the_whole() {
     assert!(!within("control", quick.output_string()).await.expect("a result").timed_out());
 }
 
-/// Dropped in the middle: every stage ends.
+/// Dropped in the middle: every stage ends, whichever mechanism holds them.
 #[tokio::test]
 async fn a_dropped_pipeline_ends_its_stages() {
-    let (mut lines, teller) = Output::pipe();
-    let stage = move || {
-        sh("echo $$ >&3; sleep 1000 & exec sleep 1000").pass_fd(teller.try_clone().expect("a copy"), 3)
-    };
-    let pipeline = stage() | stage() | stage();
-    let mut run = Box::pin(pipeline.output_string());
-    let mut pids = Vec::new();
-    while pids.len() < 3 {
-        tokio::select! {
-            result = &mut run => panic!("too early: {result:?}"),
-            pid = lines.pid() => pids.push(pid),
+    for options in mechanisms() {
+        let (mut lines, teller) = Output::pipe();
+        let script = "echo $$ >&3; sleep 1000 & exec sleep 1000";
+        let stage = move || sh(script).pass_fd(teller.try_clone().expect("a copy"), 3);
+        let pipeline = stage().group_options(options) | stage() | stage();
+        drop(stage);
+        let mut run = Box::pin(pipeline.output_string());
+        let mut pids = Vec::new();
+        while pids.len() < 3 {
+            tokio::select! {
+                result = &mut run => panic!("too early: {result:?}"),
+                pid = lines.pid() => pids.push(pid),
+            }
         }
+        assert!(pids.iter().all(|pid| lives(*pid)), "control");
+        drop(run);
+        drop(pipeline);
+        lines.end().await;
     }
-    assert!(pids.iter().all(|pid| lives(*pid)), "control");
-    drop(run);
-    drop((pipeline, stage));
-    lines.end().await;
+}
+
+/// What a stage leaves behind ends with the pipeline, and does not hold its result.
+#[tokio::test]
+async fn a_process_left_behind_holds_nothing() {
+    for options in mechanisms() {
+        let (mut lines, teller) = Output::pipe();
+        let leaves = sh("sleep 1000 & echo $! >&3; echo x").pass_fd(teller, 3).group_options(options);
+        let pipeline = leaves | sh("read line; echo $line; sleep 1000 &");
+        let result = within("a result", pipeline.output_string()).await.expect("a result");
+        assert_eq!((result.stdout().as_str(), result.is_success()), ("x", true));
+        assert!(!result.truncated() && !result.left_open());
+        assert!(!lives(lines.pid().await));
+    }
 }
 
 /// A token of any stage ends the whole.
