@@ -94,6 +94,11 @@ impl ProcessGroup {
     pub fn named(name: &str, options: ProcessGroupOptions) -> Result<Self> {
         let path = named_path(name, options.force_process_group)?;
         sweep_once();
+        if bases().iter().any(|base| base.join(name).exists()) {
+            return Err(
+                io::Error::new(io::ErrorKind::AlreadyExists, format!("there is a group {name}")).into()
+            );
+        }
         Self::over(create(path, &options)?, options, Intent::Kill).guarded()
     }
 

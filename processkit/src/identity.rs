@@ -64,7 +64,12 @@ impl Image {
     /// empty one; where the code lies is told last, and stands before it in the line that is read.
     pub(crate) fn has_environment_of(&self, bytes: usize) -> bool {
         let (start, end) = self.environment;
-        self.code != 0 && end != 0 && end.checked_sub(start) == Some(bytes as u64)
+        self.is_complete() && end.checked_sub(start) == Some(bytes as u64)
+    }
+
+    /// Whether execve has told all of it.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.code != 0 && self.environment.1 != 0
     }
 }
 

@@ -23,6 +23,9 @@ pub(crate) const MARK: &str = "PROCESSKIT_GROUP";
 /// How often the walk is repeated for processes born meanwhile.
 const PASSES: usize = 64;
 
+/// How often the same memory has to have no environment where it should be.
+const BLANK_LOOKS: u32 = 3;
+
 /// How often a process that executes a program meanwhile is looked at again. A look takes some ten microseconds and an
 /// execve(2) some hundred, so that most looks lie between two of them.
 const EXEC_LOOKS: usize = 1000;
@@ -141,6 +144,7 @@ impl Tree {
     /// Whether the mark stands in its initial environment. That it does not is believed only of an environment that was read
     /// to its end, between two looks at the same memory: within execve(2) there is none, or a part of one.
     fn is_marked(&self, mut before: Stat) -> bool {
+        let mut blank = 0;
         for _ in 0..EXEC_LOOKS {
             let Ok(environment) = std::fs::read(format!("/proc/{}/environ", before.pid)) else {
                 return false;
@@ -153,8 +157,15 @@ impl Tree {
                 return true;
             }
             let Ok(after) = Stat::read(before.pid) else { return false };
-            let whole = after.image == before.image && after.image.has_environment_of(environment.len());
+            let settled = after.image == before.image;
+            let whole = settled && after.image.has_environment_of(environment.len());
             if whole || after.has_no_memory() {
+                return false;
+            }
+            // one that has given its environment back, as a guardian has
+            blank =
+                if settled && environment.is_empty() && after.image.is_complete() { blank + 1 } else { 0 };
+            if blank == BLANK_LOOKS {
                 return false;
             }
             before = after;
