@@ -9,6 +9,7 @@ use crate::process::{Child, send};
 use crate::signal::Signal;
 use crate::terms::Terms;
 use crate::watch::{self, Watched};
+use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -24,6 +25,7 @@ pub(crate) struct Run {
     fate: Mutex<Fate>,
     /// The child as the runtime watches it, once somebody waited.
     watched: OnceLock<AsyncFd<Watched>>,
+    registering: Mutex<()>,
 }
 
 /// Who ended it.
@@ -44,6 +46,7 @@ impl Run {
             group,
             fate: Mutex::new(Fate::Own),
             watched: OnceLock::new(),
+            registering: Mutex::new(()),
         }
     }
 
@@ -70,11 +73,24 @@ impl Run {
             if let Some(exit) = self.child.try_reap()? {
                 return Ok(exit);
             }
-            if self.watched.get().is_none() {
-                let _ = self.watched.set(watch::child(Arc::clone(&self.child))?);
+            match self.watched()?.readable().await {
+                Ok(mut ended) => ended.retain_ready(),
+                // registered with a runtime that is gone by now
+                Err(_) => watch::ended(self.child.pidfd()).await?,
             }
-            let Some(watched) = self.watched.get() else { continue };
-            watched.readable().await?.retain_ready();
+        }
+    }
+
+    fn watched(&self) -> io::Result<&AsyncFd<Watched>> {
+        loop {
+            if let Some(watched) = self.watched.get() {
+                return Ok(watched);
+            }
+            // One at a time: the kernel refuses to watch the same descriptor twice (epoll_ctl(2), EEXIST).
+            let _registering = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.watched.get().is_none() {
+                let _ = self.watched.set(watch::child(Arc::clone(&self.child))?); // nobody was faster
+            }
         }
     }
 

@@ -130,6 +130,23 @@ fn outside_of_a_runtime() {
         let result = within("the result", process.output_bytes()).await.expect("a result");
         assert_eq!(result.stdout().len(), 1 << 20);
         assert!(within("the exit", other.exit()).await.expect("an exit").success());
-        group.remove().await.expect("gone");
     });
+
+    // and one may be waited for in one runtime after the other
+    let mut sleeper = group.start_blocking(&Command::new("sleep").arg("1000")).expect("started");
+    for last in [false, true] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = sleeper.exit() => panic!("too early"),
+                () = tokio::task::yield_now() => {}
+            }
+            if last {
+                sleeper.start_kill().expect("killed");
+                within("the exit", sleeper.exit()).await.expect("an exit");
+            }
+        });
+    }
+    runtime.block_on(group.remove()).expect("gone");
 }
