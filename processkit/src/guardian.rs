@@ -30,8 +30,8 @@ const PATIENCE_S: i64 = 10;
 /// environment: leaders always, what they started unless it cleared its environment, and nothing that was
 /// [adopted](crate::ProcessGroup::adopt).
 ///
-/// A guardian that is stopped is given 10 s for an answer, and then replaced. One that is killed is an error event, and is made again with the next group that asks for one; until then
-/// [`pid`](Guardian::pid) is `None`.
+/// A guardian that is stopped is given 10 s for an answer, and then replaced. One that is killed is an error event, and is
+/// made again with the next group that asks for one; until then [`pid`](Guardian::pid) is `None`.
 #[derive(Debug)]
 pub struct Guardian {
     slot: u32,
