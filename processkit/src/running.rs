@@ -33,7 +33,8 @@ pub(crate) const DRAIN: Duration = Duration::from_millis(250);
 /// group, and a reaper takes the status when it ends, so that no zombie stays.
 ///
 /// Its outputs are drained from the start on, in tasks of the runtime; of one that was started outside of a runtime, from
-/// the first call on that awaits something. Dropping the handle closes the pipes.
+/// the first call on that awaits something. Dropping the handle closes the pipes, as soon as
+/// the runtime gets round to it.
 #[derive(Debug)]
 pub struct RunningProcess {
     pub(crate) run: Arc<Run>,

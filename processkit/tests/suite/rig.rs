@@ -125,6 +125,20 @@ pub(crate) fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("a list").count()
 }
 
+/// Until as few are open as at the first call. The pipes of a dropped handle are closed when the runtime gets round to it.
+pub(crate) async fn no_more_descriptors(bound: &mut Option<usize>) {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let bound = *bound.get_or_insert_with(open_descriptors);
+    let closed = async {
+        while open_descriptors() > bound {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("as few descriptors as before", closed).await;
+}
+
 /// Until a file or directory is not there any more: told by the kernel, not by a clock.
 pub(crate) async fn vanished(path: &Path) {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
