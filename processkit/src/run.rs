@@ -135,7 +135,8 @@ impl Run {
         }
     }
 
-    /// The signal, the grace, the kill. A cancellation ends the grace.
+    /// The signal, the grace, the kill. A cancellation ends the grace, and so does the end of the process: what it started
+    /// after the signal was out has never heard of it.
     async fn escalate(&self, grace: Duration) -> Result<()> {
         let mut ladder = Ladder::new(true);
         let mut event = Event::Begin;
@@ -156,23 +157,17 @@ impl Run {
                 Ladder::Ground { .. } => Event::Begin,
                 Ladder::Grace { .. } => tokio::select! {
                     biased;
-                    empty = self.emptied() => empty.map(|()| Event::Empty)?,
+                    exit = self.exit() => exit.map(|_| Event::Empty)?,
                     () = self.terms.cancelled() => {
                         self.decide(Fate::Cancelled);
                         Event::GraceOver
                     }
                     () = tokio::time::sleep(grace) => Event::GraceOver,
                 },
+                // what it leaves behind ends with it here as well
+                Ladder::Gone { .. } if self.group.is_some() => return self.kill(),
                 Ladder::Killing | Ladder::Gone { .. } | Ladder::Spared => return Ok(()),
             };
-        }
-    }
-
-    /// Until nothing lives that is to end with it.
-    async fn emptied(&self) -> Result<()> {
-        match &self.group {
-            Some(group) => Ok(group.emptied().await?),
-            None => self.exit().await.map(drop),
         }
     }
 
