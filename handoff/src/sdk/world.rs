@@ -9,7 +9,7 @@ use super::parked::Parked;
 use super::takeover::{Fate, Takeover};
 use super::tenure::{SealGuard, Tenure};
 use super::transfer::{self, Arrived, Stamp};
-use crate::claim::ProposalName;
+use crate::claim::{BuildDigest, ProposalName};
 use crate::crash::scaled;
 use crate::driver::{Failure, World};
 use crate::ids::{Epoch, HandoffId, InstanceId, ListenerName};
@@ -69,6 +69,8 @@ pub(super) struct InstanceWorld {
     pub(super) hello: Hello,
     /// `N` or `X`, then `O`.
     pub(super) letter: &'static str,
+    /// Its executable by content, if a supervisor told it.
+    pub(super) build: BuildDigest,
     /// Nobody supervises it: Ctrl-C counts as SIGTERM.
     pub(super) by_hand: bool,
     /// The epoch it serves under; before, the highest it knows.
@@ -154,7 +156,7 @@ impl InstanceWorld {
         }
         let Some(claiming) = &self.claiming else { return Ok(()) };
         let handoff = if self.letter == "X" { HandoffId::NIL } else { self.stamp.handoff };
-        own_proposal(handoff, self.me(), self.hello.build.clone(), self.hello.state.writes)
+        own_proposal(handoff, self.me(), self.hello.build.clone(), self.build, self.hello.state.writes)
             .and_then(|proposal| claiming.claims.propose(self.proposal_name(), &proposal))
             .map_err(|e| failed(Step::Propose, e))
     }

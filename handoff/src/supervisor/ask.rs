@@ -1,5 +1,6 @@
 //! Orders from the face and from operators, and how they end.
 
+use super::builds::{keep, sync};
 use super::instance::{Instance, News};
 use super::options::SpawnSpec;
 use super::orders::{Aborted, Child, Done, Order, PhaseEvent, Refusal, Serving, Wanted};
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) handoff: HandoffId,
+    pub(super) successor: InstanceId,
     pub(super) phases: mpsc::UnboundedSender<PhaseEvent>,
     reply: oneshot::Sender<std::result::Result<Box<Done>, Refusal>>,
     spec: SpawnSpec,
@@ -94,13 +96,33 @@ impl World {
             Ok(build) => build,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        self.configured = Some(build);
+        self.configured = Some(Arc::clone(&build));
         self.starting = Some(Starting { program, reply });
         let view = self.window.look();
-        if view.state == "Empty" || view.failed.is_some() {
+        if view.failed.is_some() {
             self.last_exit = None;
             self.inputs.push_back(Input::Command(Command::Start));
+        } else if view.state == "Empty" {
+            // what it is, its own claim will say: it is read before it is started
+            let (builds, tell) = (Arc::clone(&self.site.builds), self.tell.clone());
+            tokio::task::spawn_blocking(move || {
+                let mut build = (*build).clone();
+                let kept = build.executable.keep(&builds).map(|()| Arc::new(build));
+                let _ = tell.send(News::Configured(kept));
+            });
+        } else {
+            self.keep_adopted(&build);
         }
+    }
+
+    pub(super) fn configured(&mut self, build: std::result::Result<Arc<Build>, String>) {
+        match build {
+            Ok(build) => self.configured = Some(build),
+            // its start says the same
+            Err(why) => tracing::warn!(why, "the program was not read"),
+        }
+        self.last_exit = None;
+        self.inputs.push_back(Input::Command(Command::Start));
     }
 
     fn upgrade(
@@ -119,7 +141,9 @@ impl World {
         let since = Instant::now();
         let handoff = HandoffId(uuid::Uuid::now_v7().as_u128());
         self.beats.arm(Beat::Upgrade, spec.deadline);
-        self.ask = Some(Ask { handoff, phases, reply, spec, since, stage: Stage::Waiting, build: None });
+        let successor = InstanceId(uuid::Uuid::new_v4().as_u128());
+        self.ask =
+            Some(Ask { handoff, successor, phases, reply, spec, since, stage: Stage::Waiting, build: None });
     }
 
     fn spec_of(&self, wanted: Wanted) -> Result<SpawnSpec> {
@@ -202,23 +226,31 @@ impl World {
         };
         let Some(ask) = &mut self.ask else { return };
         ask.stage = Stage::Checking;
-        let (handoff, spec, tell) = (ask.handoff, ask.spec.clone(), self.tell.clone());
+        let (handoff, successor, spec, tell) =
+            (ask.handoff, ask.successor, ask.spec.clone(), self.tell.clone());
+        let builds = Arc::clone(&self.site.builds);
         tokio::task::spawn_blocking(move || {
             let checked = spec.resolve().and_then(|path| Executable::open(&path));
             let checked = checked.and_then(|executable| place.check().map(|()| executable));
-            let _ = tell.send(News::Checked(handoff, checked));
+            let checked = checked
+                .and_then(|executable| keep(&builds, successor, &Build { executable, spec }))
+                .map(Arc::new);
+            let _ = tell.send(News::Checked(handoff, checked.clone()));
+            if let Ok(build) = checked {
+                sync(&builds, &build);
+            }
         });
     }
 
-    pub(super) fn checked(&mut self, handoff: HandoffId, checked: std::result::Result<Executable, String>) {
+    pub(super) fn checked(&mut self, handoff: HandoffId, checked: std::result::Result<Arc<Build>, String>) {
         let possible = self.window.look().upgrade_possible;
         let Some(ask) =
             self.ask.as_mut().filter(|ask| ask.handoff == handoff && ask.stage == Stage::Checking)
         else {
             return;
         };
-        let executable = match checked {
-            Ok(executable) => executable,
+        let build = match checked {
+            Ok(build) => build,
             Err(reason) => return self.refuse(reason),
         };
         if !possible || !self.inputs.is_empty() {
@@ -231,20 +263,19 @@ impl World {
         }
         ask.stage = Stage::Open;
         self.beats.disarm(Beat::Upgrade);
-        let successor = InstanceId(uuid::Uuid::new_v4().as_u128());
         let command = Upgrade {
             handoff,
-            successor,
+            successor: ask.successor,
             deadline: left,
             drain_grace: ask.spec.drain_grace,
             freeze_budget: ask.spec.freeze_budget,
         };
         let new = InstanceReport {
-            executable: Some(executable.path.display().to_string()),
-            instance: Some(successor.to_string()),
+            executable: Some(build.executable.path.display().to_string()),
+            instance: Some(ask.successor.to_string()),
             ..InstanceReport::default()
         };
-        ask.build = Some(Arc::new(Build { executable, spec: ask.spec.clone() }));
+        ask.build = Some(build);
         let old = self.incumbent.as_ref().map(Instance::report).unwrap_or_default();
         self.progress = Some(Progress::new(handoff, old, new, ask.since));
         self.inputs.push_back(Input::Command(Command::Upgrade(command)));

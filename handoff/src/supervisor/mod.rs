@@ -11,12 +11,14 @@
 //! | `instance` | one process: channel, pidfd, container |
 //! | `gather`, `adopt` | what an earlier supervisor left running |
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
+//! | `builds` | which build a server is started from |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `progress`, `report`, `status` | what people see |
 //! | `control`, `protocol` | the operator socket |
 
 mod adopt;
 mod ask;
+mod builds;
 mod control;
 mod events;
 mod face;

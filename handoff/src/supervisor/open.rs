@@ -2,6 +2,7 @@
 
 use super::adopt::{self, Adoptee, Speaker};
 use super::ask::GRACE;
+use super::builds;
 use super::control;
 use super::face::StateJournal;
 use super::gather::{Gathered, gather};
@@ -18,6 +19,7 @@ use crate::ids::{InstanceId, ListenerName};
 use crate::journal::{Journal, JournalState, Record};
 use crate::machine::Peer;
 use crate::machine::recovery::{Found, FoundHandoff, Recovery, name_of, recover};
+use crate::os::builds::Builds;
 use crate::os::claims::Claims;
 use crate::os::files::{Dir, FileError};
 use crate::os::journal_file::JournalFile;
@@ -158,7 +160,9 @@ impl Setup {
             stopped: past.stopped,
         });
 
+        let builds = Arc::new(Builds::open(claims.dir()));
         let site = Site {
+            builds,
             run: run.clone(),
             ctl,
             data_dir,
@@ -365,6 +369,8 @@ async fn begin(
         last_exit: None,
         journal_trouble: None,
     };
+    // who serves now may have to be started again, from the same build
+    builds::recall_each(&world.site.builds, slots.keys().copied().collect(), &world.tell);
     for (id, instance) in slots {
         match name_of(&recovery, id) {
             Some(Peer::Incumbent) => world.incumbent = Some(instance),

@@ -11,6 +11,7 @@ use crate::driver;
 use crate::ids::{Epoch, InstanceId};
 use crate::journal::{Journal, Record};
 use crate::machine::{Effect, Ended, Input, Outcome, Peer, Step, Timer, times};
+use crate::os::builds::Builds;
 use crate::os::channel::Channel;
 use crate::os::claims::Claims;
 use crate::os::files::Dir;
@@ -44,6 +45,7 @@ pub(super) struct Site {
     pub(super) ctl: Dir,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) claims: Claims,
+    pub(super) builds: Arc<Builds>,
     pub(super) listeners: Vec<Shared>,
     pub(super) lineage: LineageLock,
     /// Held as long as this supervisor lives.
@@ -303,21 +305,6 @@ impl World {
         }
     }
 
-    /// Keeps the builds that a cold start may need: those of the living, and of whom the highest claim names.
-    fn prune_builds(&mut self) {
-        let owner = match self.site.claims.highest() {
-            Ok(highest) => highest.map(|(_, proposal)| proposal.instance),
-            Err(error) => return tracing::warn!(%error, "claims"),
-        };
-        let keep: Vec<InstanceId> = self
-            .builds
-            .keys()
-            .copied()
-            .filter(|id| owner == Some(*id) || self.peer_of(*id).is_some())
-            .collect();
-        self.builds.retain(|id, _| keep.contains(id));
-    }
-
     /// A successor that was ended leaves its proposal behind, and an incumbent that was never told of the handoff
     /// will not remove it.
     fn withdraw(&self, ended: &Ended) {
@@ -337,6 +324,7 @@ impl World {
         self.transfer = None;
         self.withdraw(&ended);
         self.finish(ended).await;
+        self.prune_builds();
     }
 }
 
