@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A rig whose programs lie in its own directory, so that a test may replace and remove them.
-struct Installed {
-    rig: Rig,
+pub(crate) struct Installed {
+    pub(crate) rig: Rig,
     bin: tempfile::TempDir,
 }
 
 /// Copies a program, as an installation does, with a mark at its end: another build, that does the same.
-fn install(program: &Path, to: &Path, mark: &str) {
+pub(crate) fn install(program: &Path, to: &Path, mark: &str) {
     let mut bytes = std::fs::read(program).expect("a program of ours");
     bytes.extend_from_slice(mark.as_bytes());
     let temporary = to.with_extension("new");
@@ -31,7 +31,7 @@ fn install(program: &Path, to: &Path, mark: &str) {
 }
 
 impl Installed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let programs = Programs::of(Build::Plain);
         let bin = tempfile::tempdir().expect("a temporary directory");
         let server = bin.path().join("server");
@@ -40,32 +40,37 @@ impl Installed {
         Self { rig, bin }
     }
 
-    fn server(&self) -> PathBuf {
+    pub(crate) fn server(&self) -> PathBuf {
         self.bin.path().join("server")
     }
 
-    fn builds(&self) -> PathBuf {
+    pub(crate) fn builds(&self) -> PathBuf {
         self.rig.data_dir.join(".handoff/builds")
     }
 
-    /// Installs another build at the same place, and upgrades to it.
-    fn upgrade(&self, mark: &str) -> Value {
+    /// Installs another build at the same place.
+    pub(crate) fn install(&self, mark: &str) {
         install(&self.rig.programs().demo_server, &self.server(), mark);
+    }
+
+    /// Installs another build at the same place, and upgrades to it.
+    pub(crate) fn upgrade(&self, mark: &str) -> Value {
+        self.install(mark);
         self.rig.upgrade_commits()
     }
 
     /// The last bytes of the program that serves: its mark.
-    fn serving(&self, mark: &str) -> bool {
+    pub(crate) fn serving(&self, mark: &str) -> bool {
         let bytes = std::fs::read(format!("/proc/{}/exe", self.rig.server_pid())).expect("a process of ours");
         bytes.ends_with(mark.as_bytes())
     }
 
-    fn instance(&self) -> String {
+    pub(crate) fn instance(&self) -> String {
         self.rig.status().json()["server"]["instance"].as_str().expect("a server").to_owned()
     }
 
     /// Waits until the build of who serves is kept: that happens beside its start.
-    fn wait_until_kept(&self) {
+    pub(crate) fn wait_until_kept(&self) {
         let wanted = self.builds().join(format!("spec.{}", self.instance()));
         let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
         notify.add_watch(&self.builds(), AddWatchFlags::IN_MOVED_TO).expect("a directory of ours");
@@ -76,7 +81,7 @@ impl Installed {
         }
     }
 
-    fn kill_server(&self) {
+    pub(crate) fn kill_server(&self) {
         let pid = self.rig.server_pid();
         kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGKILL).expect("a process of ours");
         wait_gone(pid);

@@ -9,6 +9,7 @@ mod hundred;
 mod listeners;
 mod order;
 mod overlap;
+mod probation;
 mod recovery;
 mod start;
 mod tidy;

@@ -146,12 +146,14 @@ pub(super) fn prepare<S: Successor>(
         generation: 0,
     };
     let progress = Progress::default();
+    let (votes, voted) = mpsc::unbounded_channel();
     let context = Context {
         inner: Arc::new(ContextInner {
             config: launch.config,
             data_dir: data_dir.clone(),
             instance,
             progress: progress.clone(),
+            votes,
         }),
     };
     let of_signal = |kind| signal(kind).map_err(|e| Error::start("signal handler", e));
@@ -167,6 +169,8 @@ pub(super) fn prepare<S: Successor>(
         data_dir,
         listeners: all.into_iter().map(|(name, fd)| (name, Arc::new(fd))).collect(),
         progress,
+        votes: voted,
+        unfit: None,
         host: Host::spawn::<S>(context),
         gate: Gate::open(),
         supervisor: None,

@@ -81,6 +81,9 @@ pub(super) struct InstanceWorld {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) listeners: Vec<(ListenerName, Arc<OwnedFd>)>,
     pub(super) progress: Progress,
+    pub(super) votes: mpsc::UnboundedReceiver<String>,
+    /// What the application said against itself: repeated, for the supervisor that comes next.
+    pub(super) unfit: Option<String>,
     pub(super) host: Host,
     pub(super) gate: Gate,
 
@@ -119,7 +122,7 @@ pub(super) struct InstanceWorld {
 }
 
 impl InstanceWorld {
-    fn is_incumbent(&self) -> bool {
+    pub(super) fn is_incumbent(&self) -> bool {
         self.letter == "O"
     }
 
@@ -300,7 +303,7 @@ impl InstanceWorld {
         }
     }
 
-    fn call(&mut self, hook: Hook) {
+    pub(super) fn call(&mut self, hook: Hook) {
         let order = match hook {
             Hook::Warm => Order::Warm,
             Hook::Open => Order::Open(self.disk()),
@@ -325,7 +328,10 @@ impl InstanceWorld {
             Hook::Retire => Order::Retire(self.gate.clone(), self.leaving()),
             Hook::Receive => return self.receive(),
             Hook::HandOver => return self.hand_over(),
+            Hook::Health => Order::Health,
         };
+        // what the protocol waits for does not wait for a check
+        self.host.cancel(Hook::Health);
         self.host.call(order);
     }
 
@@ -467,6 +473,7 @@ impl World for InstanceWorld {
             | Effect::Spawn(..)
             | Effect::Terminate(_)
             | Effect::Reconnect(_)
+            | Effect::TurnBack(_)
             | Effect::Promote
             | Effect::Report(_)
             | Effect::Finish(_)) => {

@@ -9,6 +9,7 @@ use super::spawn::Build;
 use super::world::World;
 use crate::claim::{BuildDigest, KeptSpec, Proposal};
 use crate::ids::InstanceId;
+use crate::machine::Which;
 use crate::os::builds::Builds;
 use crate::os::identity::executable_of;
 use std::collections::BTreeSet;
@@ -139,17 +140,19 @@ impl World {
             Ok(highest) => highest.map(|(_, proposal)| proposal.instance),
             Err(error) => return tracing::warn!(%error, "claims"),
         };
+        let previous = self.window.look().previous;
         let keep: BTreeSet<InstanceId> = self
             .builds
             .keys()
             .copied()
-            .filter(|id| owner == Some(*id) || self.peer_of(*id).is_some())
+            .filter(|id| owner == Some(*id) || previous == Some(*id) || self.peer_of(*id).is_some())
             .collect();
         self.builds.retain(|id, _| keep.contains(id));
         let mut named = keep;
         let slots = self.incumbent.iter().chain(&self.successor).chain(self.retiring.values());
         named.extend(slots.map(|slot| slot.id));
         named.extend(self.ask.as_ref().map(|ask| ask.successor));
+        named.extend(previous);
         // read, and its start is not noted yet
         let first = self.configured.as_ref().filter(|_| self.starting.is_some());
         let held = self.builds.values().chain(first).map(|build| build.executable.digest);
@@ -174,7 +177,10 @@ impl World {
     /// The build of the highest claim, never "old" or "new" by assumption; after a clean stop, and where nothing was
     /// claimed, the configured program. Where the build of the highest claim is gone, too: it refuses by itself
     /// what it does not read.
-    pub(super) async fn cold_build(&self) -> Result<Arc<Build>, String> {
+    pub(super) async fn cold_build(&self, which: Which) -> Result<Arc<Build>, String> {
+        if let Which::Of(instance) = which {
+            return self.build_of(instance).await;
+        }
         let Some((epoch, claim)) = self.site.claims.highest().map_err(|e| e.to_string())? else {
             return self.fresh();
         };
@@ -210,6 +216,20 @@ impl World {
                 })
             }),
         }
+    }
+
+    /// What an instance was started from, or was to be started from.
+    async fn build_of(&self, instance: InstanceId) -> Result<Arc<Build>, String> {
+        let asked = self.ask.as_ref().filter(|ask| ask.successor == instance);
+        let known = self.builds.get(&instance).or(asked.and_then(|ask| ask.build.as_ref()));
+        if let Some(build) = known
+            && let Some(executable) = build.executable.unchanged()
+        {
+            return Ok(Arc::new(Build { executable, spec: build.spec.clone() }));
+        }
+        let builds = Arc::clone(&self.site.builds);
+        let recalled = tokio::task::spawn_blocking(move || recall(&builds, instance));
+        recalled.await.map_err(|e| e.to_string())?.map(Arc::new)
     }
 
     /// The executable that a claim names, if it is still that file.

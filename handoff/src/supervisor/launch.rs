@@ -4,7 +4,7 @@ use super::instance::Instance;
 use super::spawn::{Birth, Build};
 use super::world::World;
 use crate::ids::InstanceId;
-use crate::machine::Peer;
+use crate::machine::{Peer, Which};
 use crate::os::channel::Channel;
 use crate::os::listeners::{self, Address};
 use crate::wire::Role;
@@ -23,13 +23,13 @@ pub(super) fn group_name(instance: InstanceId) -> String {
 }
 
 impl World {
-    pub(super) async fn spawn(&mut self, peer: Peer, id: InstanceId) -> Result<(), String> {
+    pub(super) async fn spawn(&mut self, peer: Peer, id: InstanceId, which: Which) -> Result<(), String> {
         let (build, role) = match peer {
             Peer::Successor => {
                 let build = self.wanted().ok_or_else(|| "no upgrade is open".to_owned())?;
                 (build, Role::Successor)
             }
-            Peer::Incumbent => (self.cold_build().await?, Role::Cold),
+            Peer::Incumbent => (self.cold_build(which).await?, Role::Cold),
             Peer::Supervisor | Peer::Retiring(_) => {
                 return Err("nothing is started under this name".to_owned());
             }

@@ -5,6 +5,7 @@ use super::instance::{Instance, News, Tell};
 use super::orders::{Order, PhaseEvent};
 use super::progress::{self, Progress};
 use super::report::LastHandoff;
+use super::rollback::Waiting;
 use super::spawn::{Build, Shared};
 use super::view::Window;
 use crate::driver;
@@ -85,6 +86,8 @@ pub(super) struct World {
     pub(super) configured: Option<Arc<Build>>,
     pub(super) starting: Option<Starting>,
     pub(super) ask: Option<Ask>,
+    /// Who waits for the end of a probation.
+    pub(super) waiting: Option<Waiting>,
     pub(super) progress: Option<Progress>,
     pub(super) last: Option<LastHandoff>,
     pub(super) events: broadcast::Sender<PhaseEvent>,
@@ -311,12 +314,20 @@ impl World {
         let incumbent_gone = match ended.outcome {
             Outcome::Committed | Outcome::Unknown => return,
             Outcome::Aborted | Outcome::Reclaimed | Outcome::PreflightFailed => false,
-            Outcome::ColdStarted => true,
+            // committed: it is over like any other
+            Outcome::RolledBack if self.owns_highest(ended) => return,
+            Outcome::RolledBack | Outcome::ColdStarted => true,
         };
         if let Err(error) = self.site.claims.withdraw(ended.handoff, incumbent_gone) {
             // whoever serves removes it when the next handoff is over
             tracing::warn!(%error, "a proposal stays");
         }
+    }
+
+    /// Whether the highest claim is of this handoff.
+    fn owns_highest(&self, ended: &Ended) -> bool {
+        let highest = self.site.claims.highest().ok().flatten();
+        highest.is_some_and(|(_, claim)| claim.handoff == ended.handoff)
     }
 
     async fn report(&mut self, ended: Ended) {
@@ -352,8 +363,9 @@ impl driver::World for World {
             Effect::Reconnect(peer) => self.reconnect(peer),
             Effect::Arm(timer, after) => self.timers.arm(timer, crate::crash::scaled(after)),
             Effect::Disarm(timer) => self.timers.disarm(timer),
-            Effect::Spawn(peer, instance) => {
-                let spawned = self.spawn(peer, instance).await;
+            Effect::TurnBack(previous) => self.turn_back(previous),
+            Effect::Spawn(peer, instance, which) => {
+                let spawned = self.spawn(peer, instance, which).await;
                 spawned.map_err(|why| driver::Failure { step: Step::Spawn, why })?;
             }
             Effect::Kill(peer) => return Ok(self.end(peer, None)),

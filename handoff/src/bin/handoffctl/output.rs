@@ -114,6 +114,7 @@ fn outcome(report: &HandoffReport) -> String {
         Outcome::Aborted => "aborted: the old server serves on",
         Outcome::Reclaimed => "reclaimed: the new server died after its claim, the old one serves again",
         Outcome::ColdStarted => "cold started: neither server could serve on, one was started from disk",
+        Outcome::RolledBack => "rolled back: the build before serves again",
         Outcome::PreflightFailed => "preflight failed: the old server was not touched",
         Outcome::Unknown => "unknown: ask `handoffctl status`, which reads the claim files",
     }
@@ -220,6 +221,7 @@ pub(crate) fn word(outcome: Outcome) -> &'static str {
         Outcome::Aborted => "aborted",
         Outcome::Reclaimed => "reclaimed",
         Outcome::ColdStarted => "cold_started",
+        Outcome::RolledBack => "rolled_back",
         Outcome::PreflightFailed => "preflight_failed",
         Outcome::Unknown => "unknown",
     }
@@ -288,6 +290,7 @@ mod tests {
             Outcome::Aborted,
             Outcome::Reclaimed,
             Outcome::ColdStarted,
+            Outcome::RolledBack,
             Outcome::PreflightFailed,
             Outcome::Unknown,
         ] {
