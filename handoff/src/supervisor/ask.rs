@@ -198,6 +198,11 @@ impl World {
                 let why = "too late: the successor may have claimed already, or the end is being found out";
                 Aborted::Nothing(why.to_owned())
             }
+            (_, None) if view.probation.is_some() => {
+                let why =
+                    "no handoff is open: the last one has committed; `handoffctl rollback` goes back from it";
+                Aborted::Nothing(why.to_owned())
+            }
             (_, None) => Aborted::Nothing("no handoff is open".to_owned()),
         }
     }

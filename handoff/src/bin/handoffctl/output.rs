@@ -192,6 +192,9 @@ pub(crate) fn status(status: &StatusReport, format: Format) -> String {
         let reason = last.reason.as_ref().map_or(String::new(), |r| format!(": {}", clean(r)));
         line(&mut out, "last", &format!("{} {}{reason}", clean(&last.handoff_id), word(last.outcome)));
     }
+    if let Some(handoff) = &status.probation {
+        line(&mut out, "probation", &format!("after {}; `handoffctl rollback` goes back", clean(handoff)));
+    }
     if let Some(n) = status.cold_starts {
         line(&mut out, "cold starts", &n.to_string());
     }
