@@ -28,6 +28,8 @@ pub enum Outcome {
     Reclaimed,
     /// Neither served on; a server was started from disk.
     ColdStarted,
+    /// The new server did not stand its probation, or an operator wanted it: a build that served before serves.
+    RolledBack,
     /// Ended before the incumbent was touched.
     PreflightFailed,
     /// Not known here: the claim files say it.

@@ -1,6 +1,7 @@
 //! The cross-crate tests, in one binary: programs, processes, sockets and files as users have them.
 
 mod abort;
+mod builds;
 mod cli;
 mod connections;
 mod digest;
@@ -8,6 +9,7 @@ mod hundred;
 mod listeners;
 mod order;
 mod overlap;
+mod probation;
 mod recovery;
 mod start;
 mod tidy;

@@ -5,6 +5,8 @@
 
 mod name;
 mod proposal;
+mod spec;
 
 pub use name::{FileName, ProposalName};
 pub use proposal::{BuildDigest, ClaimError, MAX_PATH, MAX_PROPOSAL, Proposal};
+pub use spec::{KeptSpec, MAX_SPEC};

@@ -20,9 +20,28 @@ const VERSION: u16 = 1;
 const HEADER: usize = 14;
 const CHECKSUM: usize = 4;
 
-/// Digest of an executable's content, made by whoever keeps builds; all zero when nobody computed it.
+/// SHA-256 of an executable's content, computed by the supervisor before it starts it; all zero when nobody did (a
+/// server that was started by hand).
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BuildDigest(pub [u8; 32]);
+
+impl BuildDigest {
+    /// Nobody computed it.
+    pub const UNKNOWN: BuildDigest = BuildDigest([0; 32]);
+
+    /// Reads the 64 hexadecimal digits that `Display` writes, and nothing else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return None;
+        }
+        let mut digest = [0; 32];
+        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(digest))
+    }
+}
 
 impl fmt::Display for BuildDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -197,6 +216,15 @@ mod tests {
             executable: b"/usr/bin/kv".to_vec(),
             pid: 7,
             ..Proposal::default()
+        }
+    }
+
+    #[test]
+    fn a_digest_reads_back_and_has_one_spelling() {
+        let digest = BuildDigest(std::array::from_fn(|n| n as u8 * 8));
+        assert_eq!(BuildDigest::parse(&digest.to_string()), Some(digest));
+        for text in ["", "00", &"G".repeat(64), &"A".repeat(64), &"ä".repeat(32)] {
+            assert_eq!(BuildDigest::parse(text), None, "{text}");
         }
     }
 

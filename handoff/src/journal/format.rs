@@ -104,6 +104,10 @@ mod number {
     pub(super) const SERVING: u16 = 7;
     pub(super) const STOPPED: u16 = 8;
     pub(super) const REPORT: u16 = 9;
+    // later: whoever does not know them passes them over
+    pub(super) const TERMS: u16 = 10;
+    pub(super) const PROBATION_OVER: u16 = 11;
+    pub(super) const ROLLED_BACK: u16 = 12;
 }
 
 fn payload(record: &Record) -> Vec<u8> {
@@ -125,6 +129,11 @@ fn payload(record: &Record) -> Vec<u8> {
         Record::Serving { instance, epoch } => codec::encode((number::SERVING, instance.0, epoch.0)),
         Record::Stopped => codec::encode(number::STOPPED),
         Record::Report { handoff, json } => codec::encode((number::REPORT, handoff.0, json)),
+        Record::Terms { handoff, probation_ms } => codec::encode((number::TERMS, handoff.0, probation_ms)),
+        Record::ProbationOver { handoff } => codec::encode((number::PROBATION_OVER, handoff.0)),
+        Record::RolledBack { handoff, reason, epoch } => {
+            codec::encode((number::ROLLED_BACK, handoff.0, text(reason), epoch.0))
+        }
     }
 }
 
@@ -170,6 +179,15 @@ pub(super) fn record(payload: &[u8]) -> Result<Option<Record>, String> {
             let (handoff, json) = decode(fields)?;
             Record::Report { handoff: HandoffId(handoff), json }
         }
+        number::TERMS => {
+            let (handoff, probation_ms) = decode(fields)?;
+            Record::Terms { handoff: HandoffId(handoff), probation_ms }
+        }
+        number::PROBATION_OVER => Record::ProbationOver { handoff: HandoffId(decode(fields)?) },
+        number::ROLLED_BACK => {
+            let (handoff, reason, epoch) = decode(fields)?;
+            Record::RolledBack { handoff: HandoffId(handoff), reason, epoch: Epoch(epoch) }
+        }
         _ => return Ok(None),
     }))
 }
@@ -178,13 +196,15 @@ fn decode<T: bincode::Decode<()>>(fields: &[u8]) -> Result<T, String> {
     codec::decode(fields).map_err(codec::Undecodable::text)
 }
 
-const OUTCOMES: [Outcome; 6] = [
+const OUTCOMES: [Outcome; 7] = [
     Outcome::Committed,
     Outcome::Aborted,
     Outcome::Reclaimed,
     Outcome::ColdStarted,
     Outcome::PreflightFailed,
     Outcome::Unknown,
+    // never written here: a build that does not know it would take it for damage, and has the record instead
+    Outcome::RolledBack,
 ];
 
 fn outcome_number(outcome: Outcome) -> u8 {
@@ -195,6 +215,7 @@ fn outcome_number(outcome: Outcome) -> u8 {
         Outcome::ColdStarted => 3,
         Outcome::PreflightFailed => 4,
         Outcome::Unknown => 5,
+        Outcome::RolledBack => 6,
     }
 }
 

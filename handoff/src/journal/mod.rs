@@ -12,5 +12,5 @@ mod storage;
 pub use log::{Journal, JournalError};
 pub use record::Record;
 pub use replay::{Replay, Torn, replay};
-pub use state::{JournalState, OpenHandoff};
+pub use state::{JournalState, OpenHandoff, Trial};
 pub use storage::{MemoryStorage, Storage};

@@ -23,6 +23,28 @@ pub enum Record {
         /// The epoch under which the incumbent serves.
         epoch: Epoch,
     },
+    /// On what terms: follows the intent where the new server will be on probation.
+    Terms {
+        /// The handoff.
+        handoff: HandoffId,
+        /// How long.
+        probation_ms: u64,
+    },
+    /// The probation after this handoff has ended, and its server serves on.
+    ProbationOver {
+        /// The handoff.
+        handoff: HandoffId,
+    },
+    /// A build that served before serves again. The handoff is the one that went back or, where a server was started
+    /// from disk, the one that was undone.
+    RolledBack {
+        /// The handoff.
+        handoff: HandoffId,
+        /// Why.
+        reason: String,
+        /// The epoch under which somebody serves.
+        epoch: Epoch,
+    },
     /// SealRequest will be sent. Its absence after a restart proves nothing.
     SealRequested {
         /// The handoff.
@@ -85,6 +107,9 @@ impl Record {
         match self {
             Record::Generation { .. } => "generation",
             Record::Intent { .. } => "intent",
+            Record::Terms { .. } => "terms",
+            Record::ProbationOver { .. } => "probation_over",
+            Record::RolledBack { .. } => "rolled_back",
             Record::SealRequested { .. } => "seal_requested",
             Record::Resolving { .. } => "resolving",
             Record::Ended { .. } => "ended",

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use crate::ids::{Epoch, HandoffId, InstanceId};
-use crate::outcome::Ended;
+use crate::outcome::{Ended, Outcome};
 use std::collections::VecDeque;
 
 /// The most reports that are kept for `history`.
@@ -28,8 +28,25 @@ pub struct JournalState {
     /// Instances that were given a container since the last clean stop, newest last, at most 64: what their
     /// containers hold may be killed.
     pub containers: VecDeque<InstanceId>,
+    /// The server that is on probation.
+    pub trial: Option<Trial>,
     /// Reports of ended handoffs, newest last, limited in number and size.
     pub reports: VecDeque<(HandoffId, String)>,
+}
+
+/// A server on probation, or one that is being rolled back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// The handoff that committed.
+    pub handoff: HandoffId,
+    /// Who served before.
+    pub previous: InstanceId,
+    /// Who serves since.
+    pub serving: InstanceId,
+    /// Its base epoch.
+    pub epoch: Epoch,
+    /// How long it is on probation, from its commit.
+    pub probation_ms: u64,
 }
 
 /// A handoff whose end the journal does not know.
@@ -47,6 +64,8 @@ pub struct OpenHandoff {
     pub sealed: bool,
     /// Why who owns the next epoch was being found out, if it was.
     pub resolving: Option<String>,
+    /// How long its server will be on probation.
+    pub probation_ms: u64,
 }
 
 impl JournalState {
@@ -72,6 +91,7 @@ impl JournalState {
                     epoch: *epoch,
                     sealed: false,
                     resolving: None,
+                    probation_ms: 0,
                 });
             }
             Record::SealRequested { handoff } => {
@@ -85,8 +105,30 @@ impl JournalState {
                 }
             }
             Record::Ended { handoff, outcome, reason, epoch } => {
-                self.open.take_if(|open| open.handoff == *handoff);
-                let (outcome, reason, epoch) = (*outcome, reason.clone(), *epoch);
+                let open = self.open.take_if(|open| open.handoff == *handoff);
+                if let (Some(open), Outcome::Committed) = (open, outcome) {
+                    self.committed(&open);
+                }
+                let went_back = self
+                    .last_ended
+                    .as_ref()
+                    .is_some_and(|last| last.handoff == *handoff && last.outcome == Outcome::RolledBack);
+                if !went_back {
+                    let (outcome, reason, epoch) = (*outcome, reason.clone(), *epoch);
+                    self.last_ended = Some(Ended { handoff: *handoff, outcome, reason, epoch });
+                }
+            }
+            Record::Terms { handoff, probation_ms } => {
+                if let Some(open) = self.open_as(*handoff) {
+                    open.probation_ms = *probation_ms;
+                }
+            }
+            Record::ProbationOver { handoff } => {
+                self.trial.take_if(|trial| trial.handoff == *handoff);
+            }
+            Record::RolledBack { handoff, reason, epoch } => {
+                self.trial = None;
+                let (outcome, reason, epoch) = (Outcome::RolledBack, Some(reason.clone()), *epoch);
                 self.last_ended = Some(Ended { handoff: *handoff, outcome, reason, epoch });
             }
             Record::ColdStart { instance, .. } => {
@@ -100,6 +142,7 @@ impl JournalState {
             Record::Stopped => {
                 self.stopped = true;
                 self.open = None;
+                self.trial = None;
                 self.containers.clear();
             }
             Record::Report { handoff, json } => {
@@ -119,9 +162,6 @@ impl JournalState {
         if let Some((instance, epoch)) = self.last_serving {
             records.push(Record::Serving { instance, epoch });
         }
-        if let Some(Ended { handoff, outcome, reason, epoch }) = self.last_ended.clone() {
-            records.push(Record::Ended { handoff, outcome, reason, epoch });
-        }
         records.extend(self.reports.iter().map(|(handoff, json)| {
             let (handoff, json) = (*handoff, json.clone());
             Record::Report { handoff, json }
@@ -133,10 +173,33 @@ impl JournalState {
         records.extend(
             self.containers.iter().map(|i| Record::ColdStart { instance: *i, reason: reason.to_owned() }),
         );
-        if let Some(OpenHandoff { handoff, incumbent, successor, epoch, sealed, resolving }) =
+        // a handoff that committed on terms is what a trial is
+        if let Some(Trial { handoff, previous, serving, epoch, probation_ms }) = self.trial.clone() {
+            records.push(Record::Intent { handoff, incumbent: previous, successor: serving, epoch });
+            records.push(Record::Terms { handoff, probation_ms });
+            let (outcome, reason) = (Outcome::Committed, None);
+            records.push(Record::Ended { handoff, outcome, reason, epoch: epoch.next() });
+        }
+        if let Some(Ended { handoff, outcome, reason, epoch }) = self.last_ended.clone() {
+            records.push(match outcome {
+                Outcome::RolledBack => {
+                    Record::RolledBack { handoff, reason: reason.unwrap_or_default(), epoch }
+                }
+                Outcome::Committed
+                | Outcome::Aborted
+                | Outcome::Reclaimed
+                | Outcome::ColdStarted
+                | Outcome::PreflightFailed
+                | Outcome::Unknown => Record::Ended { handoff, outcome, reason, epoch },
+            });
+        }
+        if let Some(OpenHandoff { handoff, incumbent, successor, epoch, sealed, resolving, probation_ms }) =
             self.open.clone()
         {
             records.push(Record::Intent { handoff, incumbent, successor, epoch });
+            if probation_ms > 0 {
+                records.push(Record::Terms { handoff, probation_ms });
+            }
             if sealed {
                 records.push(Record::SealRequested { handoff });
             }
@@ -145,6 +208,11 @@ impl JournalState {
             }
         }
         records
+    }
+
+    fn committed(&mut self, open: &OpenHandoff) {
+        let OpenHandoff { handoff, incumbent: previous, successor: serving, epoch, probation_ms, .. } = *open;
+        self.trial = (probation_ms > 0).then_some(Trial { handoff, previous, serving, epoch, probation_ms });
     }
 
     fn open_as(&mut self, handoff: HandoffId) -> Option<&mut OpenHandoff> {

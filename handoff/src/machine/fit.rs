@@ -52,6 +52,19 @@ pub(super) fn misfit(incumbent: &Hello, successor: &Hello) -> Option<String> {
     missing_listeners(&incumbent.listeners, &successor.listeners)
 }
 
+/// Why O could not take over from N again, `None` when it could.
+#[must_use]
+pub(super) fn no_way_back(incumbent: &Hello, successor: &Hello) -> Option<String> {
+    let written = successor.state.writes;
+    (!incumbent.state.reads.contains(&written)).then(|| {
+        format!(
+            "the new binary writes state format {written}, the running build reads only {:?}: there would be no way \
+             back; upgrade with --one-way, or through a version that reads both",
+            incumbent.state.reads
+        )
+    })
+}
+
 /// Listeners of O that N would not serve.
 #[must_use]
 pub(super) fn missing_listeners(incumbent: &[ListenerName], successor: &[ListenerName]) -> Option<String> {

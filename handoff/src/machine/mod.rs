@@ -15,7 +15,7 @@ pub use incumbent::Incumbent;
 pub use instance::Instance;
 pub use step::{
     Command, Effect, Effects, Ended, Ending, Facts, Hook, Input, ListenerSet, Machine, Outcome, Peer, Report,
-    Step, Timer, Upgrade, Violation, times,
+    Step, Timer, Upgrade, Violation, Way, Which, times,
 };
 pub use successor::Successor;
 pub use supervisor::Supervisor;

@@ -2,7 +2,7 @@
 //!
 //! An open handoff goes into the same routine as every other open end (`Resolving`); there is no other recovery code.
 
-use super::step::{Effect, Effects, Outcome, Peer, Timer, Upgrade, times};
+use super::step::{Effect, Effects, Outcome, Peer, Timer, Upgrade, Way, times};
 use super::supervisor::Supervisor;
 use crate::ids::{Epoch, HandoffId, InstanceId};
 use crate::journal::Record;
@@ -18,6 +18,8 @@ pub struct Found {
     pub generation: u64,
     /// The handoff that the journal shows begun and not ended.
     pub open: Option<FoundHandoff>,
+    /// The server that the journal shows on probation, or being rolled back.
+    pub trial: Option<FoundTrial>,
     /// The highest claim.
     pub highest: Option<(Epoch, InstanceId)>,
     /// The instances that answered.
@@ -35,6 +37,35 @@ pub struct FoundHandoff {
     pub successor: InstanceId,
     /// The base epoch.
     pub epoch: Epoch,
+    /// How long its server is on probation.
+    pub probation: Duration,
+}
+
+/// A server that the journal shows on probation.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundTrial {
+    /// The handoff that committed.
+    pub handoff: HandoffId,
+    /// Who served before.
+    pub previous: InstanceId,
+    /// Who serves since.
+    pub serving: InstanceId,
+    /// How long.
+    pub window: Duration,
+}
+
+impl FoundHandoff {
+    /// The probation after this one.
+    fn trial(&self) -> Option<FoundTrial> {
+        let (handoff, previous, serving) = (self.handoff, self.incumbent, self.successor);
+        let trial = FoundTrial { handoff, previous, serving, window: self.probation };
+        (!self.probation.is_zero()).then_some(trial)
+    }
+
+    /// Within the probation there is no other handoff than the one that goes back.
+    fn undoes(&self, trial: Option<FoundTrial>) -> Option<FoundTrial> {
+        trial.filter(|trial| trial.serving == self.incumbent)
+    }
 }
 
 /// An instance that answered Adopt.
@@ -96,7 +127,7 @@ pub fn recover(found: Found) -> Recovery {
     let mut serving = serving.into_iter();
 
     let Some(first) = serving.next() else {
-        return without_incumbent(supervisor, found.open, before, retiring);
+        return without_incumbent(supervisor, found.open, found.trial, before, retiring);
     };
     // N is active and O has not seen Started yet: it will, and leaves by itself
     retiring.extend(serving.map(|i| i.hello.instance));
@@ -121,23 +152,51 @@ pub fn recover(found: Found) -> Recovery {
         // it began as the successor and serves: committed, whoever was to write that down
         Some(open) if open.successor == me => {
             let (handoff, epoch) = (open.handoff, first.epoch);
-            supervisor.found_idle(first.hello, epoch);
+            if open.undoes(found.trial).is_some() {
+                let reason = "a rollback was under way when the supervisor was restarted".to_owned();
+                effects.push(Effect::Persist(Record::RolledBack { handoff, reason, epoch }));
+            }
             effects.push(Effect::Persist(Record::Ended {
                 handoff,
                 outcome: Outcome::Committed,
                 reason: None,
                 epoch,
             }));
+            match open.trial() {
+                Some(trial) => effects.extend(supervisor.found_on_probation(first.hello, epoch, trial)),
+                None => supervisor.found_idle(first.hello, epoch),
+            }
         }
         Some(open) => {
             successor = Some(open.successor);
             let reason = "the supervisor was restarted".to_owned();
             let hello = before.iter().find(|i| i.hello.instance == open.successor).map(|i| i.hello.clone());
-            effects.extend(supervisor.found_open(upgrade(open), first.hello, open.epoch, hello, reason));
+            let undone = open.undoes(found.trial);
+            effects.extend(found.trial.filter(|_| undone.is_none()).map(proven));
+            effects.extend(supervisor.found_open(
+                upgrade(open),
+                first.hello,
+                open.epoch,
+                hello,
+                reason,
+                undone,
+            ));
         }
         None => {
             let epoch = first.epoch;
-            supervisor.found_idle(first.hello, epoch);
+            match found.trial {
+                Some(trial) if trial.serving == me => {
+                    effects.extend(supervisor.found_on_probation(first.hello, epoch, trial));
+                }
+                Some(trial) => {
+                    // its place was taken by the build before it, from disk
+                    let reason = "the new server died on probation".to_owned();
+                    let handoff = trial.handoff;
+                    effects.push(Effect::Persist(Record::RolledBack { handoff, reason, epoch }));
+                    supervisor.found_idle(first.hello, epoch);
+                }
+                None => supervisor.found_idle(first.hello, epoch),
+            }
         }
     }
     Recovery { supervisor, effects, incumbent: Some(me), successor, retiring }
@@ -152,6 +211,7 @@ fn is_cold(instance: &FoundInstance) -> bool {
 fn without_incumbent(
     mut supervisor: Supervisor,
     open: Option<FoundHandoff>,
+    trial: Option<FoundTrial>,
     before: Vec<FoundInstance>,
     retiring: Vec<InstanceId>,
 ) -> Recovery {
@@ -162,13 +222,14 @@ fn without_incumbent(
     }
     if let Some(cold) = before.iter().find(|i| is_cold(i)) {
         let instance = cold.hello.instance;
-        supervisor.found_starting(cold.hello.clone());
+        supervisor.found_starting(cold.hello.clone(), trial);
         effects.extend(open.map(|open| superseded(open, instance, cold.epoch)));
         effects.push(Effect::Arm(Timer::ColdStart, times::COLD_START));
         return Recovery { supervisor, effects, incumbent: Some(instance), successor: None, retiring };
     }
     let open = open.or_else(|| before.first().and_then(open_of_successor));
     let Some(open) = open else {
+        effects.extend(trial.map(|trial| supervisor.found_fallen(trial)).unwrap_or_default());
         return Recovery { supervisor, effects, incumbent: None, successor: None, retiring };
     };
     match before.iter().find(|i| i.hello.instance == open.successor) {
@@ -180,6 +241,7 @@ fn without_incumbent(
                 open.epoch,
                 n.hello.clone(),
                 reason,
+                open.undoes(trial),
             ));
             Recovery { supervisor, effects, incumbent: None, successor: Some(open.successor), retiring }
         }
@@ -187,6 +249,7 @@ fn without_incumbent(
             let reason = Some("the supervisor was restarted, nobody was left".to_owned());
             let (handoff, outcome, epoch) = (open.handoff, Outcome::ColdStarted, open.epoch);
             effects.push(Effect::Persist(Record::Ended { handoff, outcome, reason, epoch }));
+            effects.extend(trial.map(|trial| supervisor.found_fallen(trial)).unwrap_or_default());
             // its container may still hold something
             Recovery { supervisor, effects, incumbent: None, successor: None, retiring }
         }
@@ -205,6 +268,11 @@ fn superseded(open: FoundHandoff, serving: InstanceId, epoch: Epoch) -> Effect {
     Effect::Persist(Record::Ended { handoff: open.handoff, outcome, reason, epoch })
 }
 
+/// Another handoff than the one that goes back is open: the probation was over, whatever was written down.
+fn proven(trial: FoundTrial) -> Effect {
+    Effect::Persist(Record::ProbationOver { handoff: trial.handoff })
+}
+
 /// The open handoff by the incumbent's own word, where the journal does not tell.
 fn open_of(incumbent: &FoundInstance) -> Option<FoundHandoff> {
     (!incumbent.handoff.is_nil()).then_some(FoundHandoff {
@@ -212,6 +280,7 @@ fn open_of(incumbent: &FoundInstance) -> Option<FoundHandoff> {
         incumbent: incumbent.hello.instance,
         successor: incumbent.peer,
         epoch: incumbent.epoch,
+        probation: Duration::ZERO,
     })
 }
 
@@ -221,6 +290,7 @@ fn open_of_successor(successor: &FoundInstance) -> Option<FoundHandoff> {
         incumbent: successor.peer,
         successor: successor.hello.instance,
         epoch: successor.epoch,
+        probation: Duration::ZERO,
     })
 }
 
@@ -232,6 +302,8 @@ fn upgrade(open: FoundHandoff) -> Upgrade {
         deadline: Duration::from_secs(60),
         drain_grace: times::START,
         freeze_budget: Duration::from_secs(2),
+        probation: open.probation,
+        way: Way::Forward,
     }
 }
 
@@ -279,12 +351,19 @@ mod tests {
     #[test]
     fn the_incumbents_own_word_beats_the_journal() {
         let (incumbent, first, second) = (InstanceId(1), HandoffId(1), HandoffId(2));
-        let open = FoundHandoff { handoff: second, incumbent, successor: InstanceId(3), epoch: Epoch(1) };
+        let open = FoundHandoff {
+            handoff: second,
+            incumbent,
+            successor: InstanceId(3),
+            epoch: Epoch(1),
+            probation: Duration::ZERO,
+        };
         let o = found(incumbent, Standing::Draining, Epoch(1));
         let recovery = recover(Found {
             base: InstanceId::NIL,
             generation: 2,
             open: Some(open),
+            trial: None,
             highest: Some((Epoch(1), incumbent)),
             instances: vec![FoundInstance { handoff: first, peer: InstanceId(2), ..o }],
         });
@@ -303,12 +382,14 @@ mod tests {
             incumbent: InstanceId(1),
             successor: InstanceId(2),
             epoch: Epoch(1),
+            probation: Duration::ZERO,
         };
         for standing in [Standing::Active, Standing::Starting, Standing::Claimed] {
             let recovery = recover(Found {
                 base: InstanceId::NIL,
                 generation: 2,
                 open: Some(open),
+                trial: None,
                 highest: Some((Epoch(2), InstanceId(3))),
                 instances: vec![found(InstanceId(3), standing, Epoch(2))],
             });
@@ -334,6 +415,7 @@ mod tests {
                 base: InstanceId::NIL,
                 generation: 2,
                 open: None,
+                trial: None,
                 highest: Some(highest),
                 instances: vec![
                     FoundInstance { handoff, peer: successor, ..o },
@@ -355,7 +437,14 @@ mod tests {
         let recovery = recover(Found {
             base: InstanceId::NIL,
             generation: 2,
-            open: Some(FoundHandoff { handoff: new, incumbent: second, successor: third, epoch: Epoch(2) }),
+            open: Some(FoundHandoff {
+                handoff: new,
+                incumbent: second,
+                successor: third,
+                epoch: Epoch(2),
+                probation: Duration::ZERO,
+            }),
+            trial: None,
             highest: Some((Epoch(3), third)),
             instances: vec![
                 FoundInstance { handoff: old, peer: second, ..o },

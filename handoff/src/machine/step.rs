@@ -91,6 +91,33 @@ pub struct Upgrade {
     pub drain_grace: Duration,
     /// Longest time from seal to start.
     pub freeze_budget: Duration,
+    /// How long the new server is on probation after it was committed; zero: not at all.
+    pub probation: Duration,
+    /// Which way it goes.
+    pub way: Way,
+}
+
+/// Which way an upgrade goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// To another build, if the running one reads what that one writes: there is a way back.
+    #[default]
+    Forward,
+    /// To another build, whatever it writes. Never on probation: no way back is pretended.
+    OneWay,
+    /// To a build that served before.
+    Back,
+}
+
+/// Which build an instance is started from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Which {
+    /// The one that the open upgrade brings.
+    Wanted,
+    /// The one of the highest claim, whoever that is.
+    Highest,
+    /// The one that this instance was started from.
+    Of(InstanceId),
 }
 
 /// A kind of effect that can fail.
@@ -106,6 +133,8 @@ pub enum Step {
     SyncClaim,
     /// [`Effect::Spawn`]
     Spawn,
+    /// [`Effect::TurnBack`]: there is no build to go back to. Comes when that was found out.
+    TurnBack,
     /// [`Effect::Lock`]: not free within the patience, or the file cannot be opened.
     Lock,
 }
@@ -133,6 +162,8 @@ pub enum Hook {
     Resume,
     /// O: leave: what could not be handed over ends within the grace.
     Retire,
+    /// O: its own check, by the driver's clock. Never ordered by a machine: its answer is for the supervisor.
+    Health,
 }
 
 /// What a hook says when it ends well.
@@ -209,6 +240,10 @@ pub enum Timer {
     Grace,
     /// S: Hello or Active of a cold-started server is late.
     ColdStart,
+    /// S: the new server has stood its probation.
+    Probation,
+    /// S: the new server is on probation and made no progress for the lease.
+    Stall,
 }
 
 /// An order to the driver.
@@ -238,7 +273,10 @@ pub enum Effect {
     /// Stop a timer: it will not be delivered any more.
     Disarm(Timer),
     /// S: start an instance in a container of its own under the peer's name (`Successor`, or `Incumbent` at a cold start).
-    Spawn(Peer, InstanceId),
+    Spawn(Peer, InstanceId, Which),
+    /// S: find the build that this instance was started from, and order the way back to it: answered by an upgrade
+    /// [`Way::Back`], or by `Failed`.
+    TurnBack(InstanceId),
     /// End the peer's whole tree by SIGKILL. Answered by `Gone` when it is empty (at once if it already was). A
     /// second order before that answer is the same order: one `Gone`. `Forget` drops an answer that is still due.
     Kill(Peer),
@@ -343,7 +381,8 @@ impl Effect {
             Effect::Reconnect(peer) => format!("reconnect.{}", peer.name()),
             Effect::Arm(timer, _) => format!("arm.{}", timer.name()),
             Effect::Disarm(timer) => format!("disarm.{}", timer.name()),
-            Effect::Spawn(peer, _) => format!("spawn.{}", peer.name()),
+            Effect::Spawn(peer, ..) => format!("spawn.{}", peer.name()),
+            Effect::TurnBack(_) => "turn_back".into(),
             Effect::Kill(peer) => format!("kill.{}", peer.name()),
             Effect::Terminate(peer) => format!("terminate.{}", peer.name()),
             Effect::Lock(_) => "lock".into(),
@@ -388,6 +427,8 @@ impl Timer {
             Timer::Lease => "lease",
             Timer::SelfCommit => "self_commit",
             Timer::Started => "started",
+            Timer::Probation => "probation",
+            Timer::Stall => "stall",
             Timer::Active => "active",
             Timer::Silent => "silent",
             Timer::Backoff => "backoff",

@@ -154,6 +154,21 @@ impl Dir {
         self.open_fd(name, OFlag::O_RDWR, 0).map(File::from)
     }
 
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// Those of `open(2)`; it is not a regular file.
+    pub fn open_ro(&self, name: &str) -> Result<OwnedFd, FileError> {
+        // a FIFO in the place of the file must not block us
+        let file = self.open_fd(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)?;
+        let stat = fstat(&file).map_err(|e| self.error("look at", name, e))?;
+        if is(&stat, SFlag::S_IFREG) {
+            Ok(file)
+        } else {
+            Err(FileError::content(self.join(name), "not a regular file"))
+        }
+    }
+
     /// Creates a file with this content and syncs it. The *name* is durable only after [`Dir::sync_dir`].
     /// When it returns an error the file is gone again.
     ///
@@ -254,12 +269,7 @@ impl Dir {
     /// # Errors
     /// Those of `open(2)` and `read(2)`; it is longer; it is not a regular file.
     pub fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, FileError> {
-        // a FIFO in the place of the file must not block us
-        let file = File::from(self.open_fd(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)?);
-        let stat = fstat(&file).map_err(|e| self.error("look at", name, e))?;
-        if !is(&stat, SFlag::S_IFREG) {
-            return Err(FileError::content(self.join(name), "not a regular file"));
-        }
+        let file = File::from(self.open_ro(name)?);
         let mut bytes = Vec::new();
         let most = limit as u64 + 1;
         file.take(most).read_to_end(&mut bytes).map_err(|source| FileError {

@@ -18,6 +18,7 @@ pub fn own_proposal(
     handoff: HandoffId,
     instance: InstanceId,
     build: BuildId,
+    build_digest: BuildDigest,
     state_format: u32,
 ) -> Result<Proposal, FileError> {
     let link = Path::new("/proc/self/exe");
@@ -31,7 +32,7 @@ pub fn own_proposal(
         handoff,
         instance,
         build,
-        build_digest: BuildDigest::default(),
+        build_digest,
         executable,
         executable_file: FileId { dev: metadata.dev(), ino: metadata.ino() },
         executable_size: metadata.size(),
@@ -95,7 +96,8 @@ mod tests {
 
     #[test]
     fn a_process_describes_itself() {
-        let own = own_proposal(HandoffId(1), InstanceId(2), BuildId("b".into()), 3).unwrap();
+        let own =
+            own_proposal(HandoffId(1), InstanceId(2), BuildId("b".into()), BuildDigest::UNKNOWN, 3).unwrap();
         assert_eq!(executable_of(&own), std::env::current_exe().unwrap());
         assert!(own.start_time > 0 && own.boot_id != 0 && own.executable_size > 0);
         assert_eq!(own.pid, std::process::id());

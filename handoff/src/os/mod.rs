@@ -1,5 +1,6 @@
-//! The one door to the kernel: channels with descriptors, listeners, files, locks, claims.
+//! The one door to the kernel: channels with descriptors, listeners, files, locks, claims, kept builds.
 
+pub mod builds;
 pub mod channel;
 pub mod claims;
 pub mod fds;

@@ -3,6 +3,7 @@
 use crate::ids::{Digest, Epoch, InstanceId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// What an instance knows from its start.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct ContextInner<C> {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) instance: InstanceId,
     pub(super) progress: Progress,
+    pub(super) votes: mpsc::UnboundedSender<String>,
 }
 
 impl<C> Clone for Context<C> {
@@ -41,6 +43,13 @@ impl<C> Context<C> {
     #[must_use]
     pub fn instance(&self) -> InstanceId {
         self.inner.instance
+    }
+
+    /// Says that this server should not serve, and why. While it is on probation after an upgrade the supervisor goes
+    /// back to the build before it; later it changes nothing. It cannot be taken back.
+    pub fn vote_down(&self, why: impl Into<String>) {
+        // nobody listens any more when the instance has left
+        let _ = self.inner.votes.send(why.into());
     }
 
     /// Where work that takes long reports that it goes on: life without progress is a stall.

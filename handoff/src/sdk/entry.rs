@@ -6,9 +6,11 @@ use super::environment::{Environment, Supervised};
 use super::gate::Gate;
 use super::host::Host;
 use super::launch::{self, Error, Launch};
+use super::service::Service;
 use super::successor::Successor;
 use super::transfer::Stamp;
 use super::world::{Claiming, InstanceWorld, Key, Line};
+use crate::claim::{BuildDigest, Proposal};
 use crate::crash::scaled;
 use crate::driver::drive;
 use crate::ids::{BuildId, Epoch, HandoffId, InstanceId, ListenerName};
@@ -97,9 +99,9 @@ pub(super) fn prepare<S: Successor>(
         None => (Role::Cold, InstanceId(uuid::Uuid::new_v4().as_u128())),
     };
     let by_hand = supervised.is_none();
-    let (lineage, control, run_dir) = match supervised {
-        Some(s) => (s.lineage, s.control, s.run_dir),
-        None => (None, None, None),
+    let (lineage, control, run_dir, digest) = match supervised {
+        Some(s) => (s.lineage, s.control, s.run_dir, s.build),
+        None => (None, None, None, BuildDigest::UNKNOWN),
     };
     let claiming = claiming(data_dir.as_deref(), run_dir.as_deref(), lineage)?;
     let mut all = inherited;
@@ -113,10 +115,16 @@ pub(super) fn prepare<S: Successor>(
         }
     }
     let highest = match &claiming {
-        Some(claiming) => claiming.claims.claimed().map_err(|e| Error::Start(e.to_string()))?.pop(),
+        Some(claiming) => claiming.claims.highest().map_err(|e| Error::Start(e.to_string()))?,
         None => None,
     };
-    let epoch = highest.unwrap_or(Epoch::ZERO);
+    // the supervisor has compared a successor with its incumbent; where nobody serves the claim is all there is
+    if let (Role::Cold, Some((epoch, claim))) = (role, &highest)
+        && !service.state_reads.contains(&claim.state_format)
+    {
+        return Err(unreadable(&service, *epoch, claim));
+    }
+    let epoch = highest.map_or(Epoch::ZERO, |(epoch, _)| epoch);
     let owner_lock = match claiming.as_ref().and_then(|c| c.lock.as_ref()) {
         Some(lock) => Some(lock.id().map_err(|e| Error::Start(e.to_string()))?),
         None => None,
@@ -138,12 +146,14 @@ pub(super) fn prepare<S: Successor>(
         generation: 0,
     };
     let progress = Progress::default();
+    let (votes, voted) = mpsc::unbounded_channel();
     let context = Context {
         inner: Arc::new(ContextInner {
             config: launch.config,
             data_dir: data_dir.clone(),
             instance,
             progress: progress.clone(),
+            votes,
         }),
     };
     let of_signal = |kind| signal(kind).map_err(|e| Error::start("signal handler", e));
@@ -151,6 +161,7 @@ pub(super) fn prepare<S: Successor>(
     timers.arm(Key::Heartbeat, scaled(times::HEARTBEAT));
     Ok(InstanceWorld {
         letter: if role == Role::Successor { "N" } else { "X" },
+        build: digest,
         by_hand,
         epoch,
         stamp: Stamp { handoff: HandoffId::NIL, epoch },
@@ -158,6 +169,8 @@ pub(super) fn prepare<S: Successor>(
         data_dir,
         listeners: all.into_iter().map(|(name, fd)| (name, Arc::new(fd))).collect(),
         progress,
+        votes: voted,
+        unfit: None,
         host: Host::spawn::<S>(context),
         gate: Gate::open(),
         supervisor: None,
@@ -228,6 +241,19 @@ fn claiming(
     }
     let lock = Lock::open(claims.dir(), OWNER_LOCK).map_err(|e| start(&e))?;
     Ok(Some(Claiming { claims, lineage, lock: Some(lock) }))
+}
+
+/// Data is opened only by a build that declared that it reads its format.
+fn unreadable(service: &Service, epoch: Epoch, claim: &Proposal) -> Error {
+    let why = format!(
+        "state format {} is on disk (epoch {epoch}, written by {}), this build reads only {:?}; next: start a build \
+         that reads it, {} or a later one",
+        claim.state_format,
+        crate::wire::escape(&claim.build.0),
+        service.state_reads,
+        claim.executable_text()
+    );
+    Error::start(service.name, why)
 }
 
 /// What a build is called that does not name itself: its executable, by name, size and time.

@@ -1,6 +1,7 @@
 //! What the process that started this one says and hands down.
 
 use super::launch::Error;
+use crate::claim::BuildDigest;
 use crate::ids::{InstanceId, ListenerName};
 use crate::os::{fds, listeners};
 use crate::wire::Role;
@@ -30,6 +31,8 @@ pub(super) struct Supervised {
     pub(super) control: Option<OwnedFd>,
     pub(super) run_dir: Option<PathBuf>,
     pub(super) data_dir: Option<PathBuf>,
+    /// Its own build, as the supervisor has read it.
+    pub(super) build: BuildDigest,
 }
 
 impl Environment {
@@ -60,6 +63,11 @@ impl Environment {
             control,
             run_dir: std::env::var_os("HANDOFF_RUN_DIR").map(PathBuf::from),
             data_dir: std::env::var_os("HANDOFF_DATA_DIR").filter(|d| !d.is_empty()).map(PathBuf::from),
+            // information, not identity: a supervisor that does not tell it is none to refuse
+            build: variable("HANDOFF_BUILD_DIGEST")
+                .as_deref()
+                .and_then(BuildDigest::parse)
+                .unwrap_or_default(),
         };
         let channel = take("HANDOFF_SOCK_FD", channel)?;
         Ok(Self { supervised: Some(supervised), channel: Some(channel), listeners: inherited })

@@ -23,6 +23,7 @@ enum Happened {
     HandedOver(Result<Result<(), String>, JoinError>),
     Locked(Result<(Lock, Result<(), LockError>), JoinError>),
     Fate(Fate),
+    Voted(String),
     Adopter(Adopter),
     Caller(Caller),
     Stop,
@@ -54,6 +55,7 @@ impl InstanceWorld {
             arrived = joined(&mut self.receiving) => Happened::Received(arrived),
             sent = joined(&mut self.sending) => Happened::HandedOver(sent),
             Some(fate) = self.fates.1.recv() => Happened::Fate(fate),
+            Some(why) = self.votes.recv() => Happened::Voted(why),
             Some(()) = self.terminate.recv() => Happened::Stop,
             Some(()) = self.interrupt.recv(), if self.by_hand => Happened::Stop,
             caller = call(&self.control) => Happened::Caller(caller),
@@ -79,7 +81,16 @@ impl InstanceWorld {
                 self.no_more_acks();
                 Some(Input::Closed(self.other_side()))
             }
+            Happened::Hook(Hook::Health, result) => {
+                self.examined(result.map(drop));
+                None
+            }
             Happened::Hook(hook, result) => Some(self.returned(hook, result)),
+            Happened::Voted(why) => {
+                self.unhealthy(why.clone());
+                self.unfit = Some(why);
+                None
+            }
             Happened::Received(arrived) => {
                 self.receiving = None;
                 Some(Input::Done(Hook::Receive, self.arrived(arrived)))
@@ -273,6 +284,10 @@ impl InstanceWorld {
                 let progress = self.progress.0.load(std::sync::atomic::Ordering::Relaxed);
                 let message = Message::Heartbeat { progress };
                 self.answer(Stamped { handoff: HandoffId::NIL, epoch: Epoch::ZERO, message });
+                if let Some(why) = self.unfit.clone() {
+                    self.unhealthy(why);
+                }
+                self.examine();
                 None
             }
         }

@@ -35,6 +35,7 @@ pub(super) enum Order {
     Verify(Disk),
     Resume(Tenure, Vec<Parked>),
     Retire(Gate, Leaving),
+    Health,
 }
 
 impl Order {
@@ -48,6 +49,7 @@ impl Order {
             Order::Verify(_) => Hook::Verify,
             Order::Resume(..) => Hook::Resume,
             Order::Retire(..) => Hook::Retire,
+            Order::Health => Hook::Health,
         }
     }
 }
@@ -102,6 +104,11 @@ impl Host {
         self.running.insert(order.hook(), (self.calls, cancel_by));
         // fails only when the task is gone, and it ends only with this handle
         let _ = self.orders.send(Call { id: self.calls, order, cancel });
+    }
+
+    /// Whether no hook runs or waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
     }
 
     /// Drops a hook at its next await. It gives no result any more.
@@ -207,6 +214,9 @@ impl<S: Successor> Tenant<S> {
             (Order::Seal(gate, guard), Tenant::During(value)) => {
                 close(&gate).await?;
                 guarded(async { value.seal(guard).await }).await.map(Output::Sealed)
+            }
+            (Order::Health, Tenant::During(value)) => {
+                guarded(async { value.health().await }).await.map(|()| Output::Nothing)
             }
             (Order::Verify(disk), Tenant::During(value)) => {
                 guarded(async { value.verify(disk).await }).await.map(Output::Verified)

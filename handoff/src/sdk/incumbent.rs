@@ -34,6 +34,15 @@ pub trait Incumbent: Sized + Send + 'static {
     /// each case (their `accept` gives `None`): accept on those of this one. Connections that were not parked go on.
     fn resume(&mut self, tenure: Tenure, parked: Vec<Parked>) -> impl Future<Output = HookResult<()>> + Send;
 
+    /// Whether it is fit to serve, asked every two seconds while it serves and no handoff is open. `Err` says why it is
+    /// not. While it is on probation after an upgrade, an error, or no answer for the supervisor's lease, takes the
+    /// service back to the build before it; later it changes nothing. Look at what a client would notice,
+    /// and do not wait for long. May be cancelled at any await. By default it is healthy.
+    /// [`Context::vote_down`](super::Context::vote_down) says the same at any time.
+    fn health(&mut self) -> impl Future<Output = HookResult<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// Leaves. The accept gate is closed. After an exclusive handover its connections are the successor's; under the
     /// overlap strategy each goes to it by [`Leaving::hand_over`] when it becomes idle; at a stop (SIGTERM) there is
     /// nobody to hand over to: finish what is being answered within the grace, flush, return. By default it just

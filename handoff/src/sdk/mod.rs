@@ -11,6 +11,7 @@ mod entry;
 mod environment;
 mod facts;
 mod gate;
+mod health;
 mod host;
 mod incumbent;
 mod launch;

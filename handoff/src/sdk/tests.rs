@@ -207,6 +207,7 @@ impl Rig {
         let instance = InstanceId((self.address.port() as u128) << 32 | n);
         MOOD.lock().expect("moods").push((instance, mood));
         let supervised = Supervised {
+            build: crate::claim::BuildDigest::UNKNOWN,
             role,
             instance,
             lineage: Some(self.lineage.try_clone().expect("dup")),

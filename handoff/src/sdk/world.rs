@@ -9,7 +9,7 @@ use super::parked::Parked;
 use super::takeover::{Fate, Takeover};
 use super::tenure::{SealGuard, Tenure};
 use super::transfer::{self, Arrived, Stamp};
-use crate::claim::ProposalName;
+use crate::claim::{BuildDigest, ProposalName};
 use crate::crash::scaled;
 use crate::driver::{Failure, World};
 use crate::ids::{Epoch, HandoffId, InstanceId, ListenerName};
@@ -69,6 +69,8 @@ pub(super) struct InstanceWorld {
     pub(super) hello: Hello,
     /// `N` or `X`, then `O`.
     pub(super) letter: &'static str,
+    /// Its executable by content, if a supervisor told it.
+    pub(super) build: BuildDigest,
     /// Nobody supervises it: Ctrl-C counts as SIGTERM.
     pub(super) by_hand: bool,
     /// The epoch it serves under; before, the highest it knows.
@@ -79,6 +81,9 @@ pub(super) struct InstanceWorld {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) listeners: Vec<(ListenerName, Arc<OwnedFd>)>,
     pub(super) progress: Progress,
+    pub(super) votes: mpsc::UnboundedReceiver<String>,
+    /// What the application said against itself: repeated, for the supervisor that comes next.
+    pub(super) unfit: Option<String>,
     pub(super) host: Host,
     pub(super) gate: Gate,
 
@@ -117,7 +122,7 @@ pub(super) struct InstanceWorld {
 }
 
 impl InstanceWorld {
-    fn is_incumbent(&self) -> bool {
+    pub(super) fn is_incumbent(&self) -> bool {
         self.letter == "O"
     }
 
@@ -154,7 +159,7 @@ impl InstanceWorld {
         }
         let Some(claiming) = &self.claiming else { return Ok(()) };
         let handoff = if self.letter == "X" { HandoffId::NIL } else { self.stamp.handoff };
-        own_proposal(handoff, self.me(), self.hello.build.clone(), self.hello.state.writes)
+        own_proposal(handoff, self.me(), self.hello.build.clone(), self.build, self.hello.state.writes)
             .and_then(|proposal| claiming.claims.propose(self.proposal_name(), &proposal))
             .map_err(|e| failed(Step::Propose, e))
     }
@@ -298,7 +303,7 @@ impl InstanceWorld {
         }
     }
 
-    fn call(&mut self, hook: Hook) {
+    pub(super) fn call(&mut self, hook: Hook) {
         let order = match hook {
             Hook::Warm => Order::Warm,
             Hook::Open => Order::Open(self.disk()),
@@ -323,7 +328,10 @@ impl InstanceWorld {
             Hook::Retire => Order::Retire(self.gate.clone(), self.leaving()),
             Hook::Receive => return self.receive(),
             Hook::HandOver => return self.hand_over(),
+            Hook::Health => Order::Health,
         };
+        // what the protocol waits for does not wait for a check
+        self.host.cancel(Hook::Health);
         self.host.call(order);
     }
 
@@ -465,6 +473,7 @@ impl World for InstanceWorld {
             | Effect::Spawn(..)
             | Effect::Terminate(_)
             | Effect::Reconnect(_)
+            | Effect::TurnBack(_)
             | Effect::Promote
             | Effect::Report(_)
             | Effect::Finish(_)) => {

@@ -1,5 +1,6 @@
 //! Orders from the face and from operators, and how they end.
 
+use super::builds::{keep, sync};
 use super::instance::{Instance, News};
 use super::options::SpawnSpec;
 use super::orders::{Aborted, Child, Done, Order, PhaseEvent, Refusal, Serving, Wanted};
@@ -11,20 +12,25 @@ use super::world::{Beat, World};
 use crate::error::{Error, Result};
 use crate::ids::{HandoffId, InstanceId};
 use crate::journal::Record;
-use crate::machine::{Command, Ended, Input, Outcome, Upgrade};
+use crate::machine::{Command, Ended, Input, Outcome, Step, Upgrade, Way};
 use crate::phase::Phase;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
+/// Where an upgrade is answered.
+pub(super) type Reply = oneshot::Sender<std::result::Result<Box<Done>, Refusal>>;
+
 /// An upgrade that was asked for and is not answered.
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) handoff: HandoffId,
+    pub(super) successor: InstanceId,
     pub(super) phases: mpsc::UnboundedSender<PhaseEvent>,
-    reply: oneshot::Sender<std::result::Result<Box<Done>, Refusal>>,
-    spec: SpawnSpec,
+    pub(super) reply: Reply,
+    pub(super) spec: SpawnSpec,
+    pub(super) way: Way,
     since: Instant,
     stage: Stage,
     /// What is started, once it is checked.
@@ -94,46 +100,83 @@ impl World {
             Ok(build) => build,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        self.configured = Some(build);
+        self.configured = Some(Arc::clone(&build));
         self.starting = Some(Starting { program, reply });
         let view = self.window.look();
-        if view.state == "Empty" || view.failed.is_some() {
+        if view.failed.is_some() {
             self.last_exit = None;
             self.inputs.push_back(Input::Command(Command::Start));
+        } else if view.state == "Empty" {
+            // what it is, its own claim will say: it is read before it is started
+            let (builds, tell) = (Arc::clone(&self.site.builds), self.tell.clone());
+            tokio::task::spawn_blocking(move || {
+                let mut build = (*build).clone();
+                let kept = build.executable.keep(&builds).map(|()| Arc::new(build));
+                let _ = tell.send(News::Configured(kept));
+            });
+        } else {
+            self.keep_adopted(&build);
         }
     }
 
-    fn upgrade(
-        &mut self,
-        wanted: Wanted,
-        phases: mpsc::UnboundedSender<PhaseEvent>,
-        reply: oneshot::Sender<std::result::Result<Box<Done>, Refusal>>,
-    ) {
-        if let Some(ask) = &self.ask {
-            return drop(reply.send(Err(Refusal::Busy(ask.handoff))));
+    pub(super) fn configured(&mut self, build: std::result::Result<Arc<Build>, String>) {
+        match build {
+            Ok(build) => self.configured = Some(build),
+            // its start says the same
+            Err(why) => tracing::warn!(why, "the program was not read"),
         }
+        self.last_exit = None;
+        self.inputs.push_back(Input::Command(Command::Start));
+    }
+
+    fn upgrade(&mut self, wanted: Wanted, phases: mpsc::UnboundedSender<PhaseEvent>, reply: Reply) {
+        let open = self.ask.as_ref().map(|ask| ask.handoff);
+        if let Some(open) = open.or(self.waiting.as_ref().and_then(|_| self.window.look().handoff)) {
+            return drop(reply.send(Err(Refusal::Busy(open))));
+        }
+        let back = matches!(wanted, Wanted::Back { .. });
         let spec = match self.spec_of(wanted) {
             Ok(spec) => spec,
             Err(error) => return drop(reply.send(Err(Refusal::Error(error)))),
         };
+        let way = match (back, spec.one_way) {
+            (true, _) => Way::Back,
+            (false, true) => Way::OneWay,
+            (false, false) => Way::Forward,
+        };
+        self.take(spec, way, phases, reply);
+    }
+
+    /// From here it is the upgrade that is open.
+    pub(super) fn take(
+        &mut self,
+        spec: SpawnSpec,
+        way: Way,
+        phases: mpsc::UnboundedSender<PhaseEvent>,
+        reply: Reply,
+    ) {
         let since = Instant::now();
         let handoff = HandoffId(uuid::Uuid::now_v7().as_u128());
         self.beats.arm(Beat::Upgrade, spec.deadline);
-        self.ask = Some(Ask { handoff, phases, reply, spec, since, stage: Stage::Waiting, build: None });
+        let successor = InstanceId(uuid::Uuid::new_v4().as_u128());
+        let stage = Stage::Waiting;
+        self.ask = Some(Ask { handoff, successor, phases, reply, spec, way, since, stage, build: None });
     }
 
     fn spec_of(&self, wanted: Wanted) -> Result<SpawnSpec> {
         let spec = match wanted {
             Wanted::Spec(spec) => spec,
-            Wanted::Operator { binary, drain_grace, freeze_budget, deadline } => {
+            Wanted::Operator { binary, times, probation, one_way, wait } => {
                 let unknown = || Error::Invalid("no program is configured: start one first".to_owned());
                 let configured = self.configured.as_ref().ok_or_else(unknown)?;
                 let mut spec = configured.spec.clone();
                 if let Some(binary) = binary {
                     spec.binary = binary;
                 }
-                spec.drain_grace(drain_grace).freeze_budget(freeze_budget).deadline(deadline)
+                spec.probation(probation).one_way(one_way).wait_probation(wait).within(times)
             }
+            // which program that is, is found out
+            Wanted::Back { times } => SpawnSpec::new("").within(times),
         };
         spec.check()?;
         Ok(spec)
@@ -155,16 +198,22 @@ impl World {
                 let why = "too late: the successor may have claimed already, or the end is being found out";
                 Aborted::Nothing(why.to_owned())
             }
+            (_, None) if view.probation.is_some() => {
+                let why =
+                    "no handoff is open: the last one has committed; `handoffctl rollback` goes back from it";
+                Aborted::Nothing(why.to_owned())
+            }
             (_, None) => Aborted::Nothing("no handoff is open".to_owned()),
         }
     }
 
     /// What the machine's last step made possible.
     pub(super) fn settle(&mut self) {
-        if self.starting.is_none() && self.ask.is_none() {
+        if self.starting.is_none() && self.ask.is_none() && self.waiting.is_none() {
             return;
         }
         let view = self.window.look();
+        self.settle_probation(&view);
         if let Some(starting) = self.starting.take() {
             let child = self.incumbent.as_ref().and_then(child_of);
             if let (true, Some((_, epoch)), Some(child)) = (view.upgrade_possible, view.serving, child) {
@@ -183,8 +232,12 @@ impl World {
         if ask.stage != Stage::Waiting {
             return;
         }
-        if view.upgrade_possible {
+        if view.upgrade_possible || (ask.way == Way::Back && view.turning) {
             self.check();
+        } else if ask.way == Way::Back {
+            // what is open will decide who serves: that is what could be gone back from
+            let state = view.state.to_lowercase();
+            self.refuse(format!("not now ({state}): ask `handoffctl status`, and again when that has ended"));
         } else if let Some(failed) = view.failed {
             self.refuse(format!("no server serves: {failed}; start one first"));
         } else if ask.since.elapsed() >= ask.spec.deadline {
@@ -202,25 +255,37 @@ impl World {
         };
         let Some(ask) = &mut self.ask else { return };
         ask.stage = Stage::Checking;
-        let (handoff, spec, tell) = (ask.handoff, ask.spec.clone(), self.tell.clone());
+        let (handoff, successor, spec, tell) =
+            (ask.handoff, ask.successor, ask.spec.clone(), self.tell.clone());
+        let builds = Arc::clone(&self.site.builds);
+        if ask.way == Way::Back {
+            return self.check_back(place);
+        }
         tokio::task::spawn_blocking(move || {
             let checked = spec.resolve().and_then(|path| Executable::open(&path));
             let checked = checked.and_then(|executable| place.check().map(|()| executable));
-            let _ = tell.send(News::Checked(handoff, checked));
+            let checked = checked
+                .and_then(|executable| keep(&builds, successor, &Build { executable, spec }))
+                .map(Arc::new);
+            let _ = tell.send(News::Checked(handoff, checked.clone()));
+            if let Ok(build) = checked {
+                sync(&builds, &build);
+            }
         });
     }
 
-    pub(super) fn checked(&mut self, handoff: HandoffId, checked: std::result::Result<Executable, String>) {
-        let possible = self.window.look().upgrade_possible;
+    pub(super) fn checked(&mut self, handoff: HandoffId, checked: std::result::Result<Arc<Build>, String>) {
+        let view = self.window.look();
         let Some(ask) =
             self.ask.as_mut().filter(|ask| ask.handoff == handoff && ask.stage == Stage::Checking)
         else {
             return;
         };
-        let executable = match checked {
-            Ok(executable) => executable,
+        let build = match checked {
+            Ok(build) => build,
             Err(reason) => return self.refuse(reason),
         };
+        let possible = view.upgrade_possible || (ask.way == Way::Back && view.turning);
         if !possible || !self.inputs.is_empty() {
             ask.stage = Stage::Waiting;
             return;
@@ -231,31 +296,36 @@ impl World {
         }
         ask.stage = Stage::Open;
         self.beats.disarm(Beat::Upgrade);
-        let successor = InstanceId(uuid::Uuid::new_v4().as_u128());
         let command = Upgrade {
             handoff,
-            successor,
+            successor: ask.successor,
             deadline: left,
             drain_grace: ask.spec.drain_grace,
             freeze_budget: ask.spec.freeze_budget,
+            probation: ask.spec.probation,
+            way: ask.way,
         };
         let new = InstanceReport {
-            executable: Some(executable.path.display().to_string()),
-            instance: Some(successor.to_string()),
+            executable: Some(build.executable.path.display().to_string()),
+            instance: Some(ask.successor.to_string()),
             ..InstanceReport::default()
         };
-        ask.build = Some(Arc::new(Build { executable, spec: ask.spec.clone() }));
+        ask.build = Some(build);
         let old = self.incumbent.as_ref().map(Instance::report).unwrap_or_default();
         self.progress = Some(Progress::new(handoff, old, new, ask.since));
         self.inputs.push_back(Input::Command(Command::Upgrade(command)));
     }
 
     /// Ends an upgrade that never became a handoff.
-    fn refuse(&mut self, reason: String) {
+    pub(super) fn refuse(&mut self, reason: String) {
         self.beats.disarm(Beat::Upgrade);
         let Some(ask) = self.ask.take() else { return };
         tracing::info!(target: "handoff.abort", handoff = %ask.handoff, reason, "preflight failed");
         let view = self.window.look();
+        if ask.way == Way::Back && view.turning {
+            // the machine waits for it
+            self.inputs.push_back(Input::Failed(Step::TurnBack, reason.clone()));
+        }
         let report = HandoffReport {
             epoch: view.serving.map(|(_, epoch)| epoch.0),
             old: self.incumbent.as_ref().map(Instance::report),
@@ -267,7 +337,7 @@ impl World {
     /// The machine says how the open handoff ended.
     pub(super) async fn finish(&mut self, ended: Ended) {
         let now = Instant::now();
-        let committed = ended.outcome == Outcome::Committed;
+        let committed = matches!(ended.outcome, Outcome::Committed | Outcome::RolledBack);
         if committed {
             self.show(Phase::Active, now);
         } else {
@@ -279,7 +349,12 @@ impl World {
             let of = |slot: &Option<Instance>| slot.as_ref().map(Instance::report).unwrap_or_default();
             Progress::new(ended.handoff, of(&self.incumbent), of(&self.successor), now)
         });
-        let report = progress.end(&ended, now);
+        let mut report = progress.end(&ended, now);
+        if ended.outcome != Outcome::Committed && report.new.as_ref().is_none_or(|new| new.instance.is_none())
+        {
+            // started from disk
+            report.new = self.incumbent.as_ref().map(Instance::report);
+        }
         let (handoff_id, outcome, reason) = (ended.handoff.to_string(), ended.outcome, report.reason.clone());
         self.last = Some(LastHandoff { handoff_id, outcome, reason });
         match serde_json::to_string(&report) {
@@ -288,9 +363,8 @@ impl World {
             Err(error) => tracing::error!(%error, "report"),
         }
         let child = self.incumbent.as_ref().filter(|_| committed).and_then(child_of);
-        if let Some(ask) = self.ask.take_if(|ask| ask.handoff == ended.handoff) {
-            let _ = ask.reply.send(Ok(Box::new(Done { report, child })));
-        }
+        let ask = self.ask.take_if(|ask| ask.handoff == ended.handoff);
+        self.answer(&ended, ask, Done { report, child });
     }
 
     /// Answers everybody who still waits, when the loop has ended.
@@ -298,6 +372,7 @@ impl World {
         if let Some(ask) = self.ask.take() {
             let _ = ask.reply.send(Err(Refusal::Error(Error::Stopped)));
         }
+        self.waiting = None;
         if let Some(starting) = self.starting.take() {
             let _ = starting.reply.send(Err(Error::Stopped));
         }

@@ -1,6 +1,6 @@
 //! The operator socket: many clients at once, each in a task of its own, so that a silent one blocks nobody.
 
-use super::orders::{Aborted, Handle, Order, PhaseEvent, Refusal, Wanted};
+use super::orders::{Aborted, Handle, Order, PhaseEvent, Refusal, Times, Wanted};
 use super::protocol::{MAX_LINE, Reply, Request};
 use std::io;
 use std::sync::Arc;
@@ -72,17 +72,33 @@ async fn client(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
             Ok(Aborted::Nothing(why)) => Reply::NothingToAbort { why },
             Err(error) => Reply::Error { message: error.to_string() },
         },
-        Ok(Request::Upgrade { binary, drain_grace_ms, freeze_budget_ms, deadline_ms }) => {
-            let wanted = Wanted::Operator {
-                binary,
-                drain_grace: Duration::from_millis(drain_grace_ms),
-                freeze_budget: Duration::from_millis(freeze_budget_ms),
-                deadline: Duration::from_millis(deadline_ms),
-            };
-            upgrade(&mut stream, handle, wanted).await?
+        Ok(Request::Upgrade {
+            binary,
+            drain_grace_ms,
+            freeze_budget_ms,
+            deadline_ms,
+            probation_ms,
+            one_way,
+            wait_probation: wait,
+        }) => {
+            let times = times(drain_grace_ms, freeze_budget_ms, deadline_ms);
+            let probation = Duration::from_millis(probation_ms);
+            upgrade(&mut stream, handle, Wanted::Operator { binary, times, probation, one_way, wait }).await?
+        }
+        Ok(Request::Rollback { drain_grace_ms, freeze_budget_ms, deadline_ms }) => {
+            let times = times(drain_grace_ms, freeze_budget_ms, deadline_ms);
+            upgrade(&mut stream, handle, Wanted::Back { times }).await?
         }
     };
     say(stream, &last).await
+}
+
+fn times(drain_grace_ms: u64, freeze_budget_ms: u64, deadline_ms: u64) -> Times {
+    Times {
+        drain_grace: Duration::from_millis(drain_grace_ms),
+        freeze_budget: Duration::from_millis(freeze_budget_ms),
+        deadline: Duration::from_millis(deadline_ms),
+    }
 }
 
 fn allowed(uid: u32) -> bool {
@@ -264,12 +280,12 @@ mod tests {
         let ask =
             br#"{"op":"upgrade","binary":"/x","drain_grace_ms":1,"freeze_budget_ms":2,"deadline_ms":3}"#;
         let mut lines = rig.ask(&[&ask[..], b"\n"].concat()).await;
-        let Order::Upgrade { wanted: Wanted::Operator { binary, deadline, .. }, phases, reply: answer } =
+        let Order::Upgrade { wanted: Wanted::Operator { binary, times, .. }, phases, reply: answer } =
             order(&mut rig).await
         else {
             panic!("not an upgrade")
         };
-        assert_eq!((binary, deadline), (Some("/x".into()), Duration::from_millis(3)));
+        assert_eq!((binary, times.deadline), (Some("/x".into()), Duration::from_millis(3)));
         for phase in [Phase::Spawn, Phase::Warm] {
             let event =
                 PhaseEvent { handoff_id: HandoffId(1), phase, at: Duration::ZERO, note: String::new() };

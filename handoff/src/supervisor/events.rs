@@ -221,6 +221,8 @@ impl World {
             }
             News::Connected(instance, channel) => self.connected(instance, *channel),
             News::Checked(handoff, result) => self.checked(handoff, result),
+            News::Configured(build) => self.configured(build),
+            News::Kept(id, build) => self.build_kept(id, build),
             News::Claimed(epoch, owner) => self.inputs.push_back(Input::Claimed(epoch, Some(owner))),
         }
     }

@@ -1,6 +1,5 @@
 //! One process of the service, from the supervisor's side: its channel, its process, its container.
 
-use super::preflight::Executable;
 use super::report::InstanceReport;
 use super::spawn::Build;
 use crate::ids::{Epoch, HandoffId, InstanceId};
@@ -26,7 +25,11 @@ pub(super) enum News {
     /// The instance's control socket answered.
     Connected(InstanceId, Box<Channel>),
     /// An upgrade's preflight is done.
-    Checked(HandoffId, Result<Executable, String>),
+    Checked(HandoffId, Result<Arc<Build>, String>),
+    /// The configured program was read: it can be started.
+    Configured(Result<Arc<Build>, String>),
+    /// The build of an instance is kept.
+    Kept(InstanceId, Arc<Build>),
     /// The epoch that was watched is claimed.
     Claimed(Epoch, InstanceId),
 }

@@ -1,13 +1,11 @@
 //! Starting instances: the successor of an upgrade, and the server of a cold start.
 
 use super::instance::Instance;
-use super::preflight::{Executable, Stamp};
 use super::spawn::{Birth, Build};
 use super::world::World;
 use crate::ids::InstanceId;
-use crate::machine::Peer;
+use crate::machine::{Peer, Which};
 use crate::os::channel::Channel;
-use crate::os::identity::executable_of;
 use crate::os::listeners::{self, Address};
 use crate::wire::Role;
 use processkit::{ProcessGroup, ProcessGroupOptions};
@@ -25,13 +23,13 @@ pub(super) fn group_name(instance: InstanceId) -> String {
 }
 
 impl World {
-    pub(super) async fn spawn(&mut self, peer: Peer, id: InstanceId) -> Result<(), String> {
+    pub(super) async fn spawn(&mut self, peer: Peer, id: InstanceId, which: Which) -> Result<(), String> {
         let (build, role) = match peer {
             Peer::Successor => {
                 let build = self.wanted().ok_or_else(|| "no upgrade is open".to_owned())?;
                 (build, Role::Successor)
             }
-            Peer::Incumbent => (self.cold_build()?, Role::Cold),
+            Peer::Incumbent => (self.cold_build(which).await?, Role::Cold),
             Peer::Supervisor | Peer::Retiring(_) => {
                 return Err("nothing is started under this name".to_owned());
             }
@@ -47,6 +45,7 @@ impl World {
                 self.successor = Some(instance);
             }
             Peer::Incumbent => {
+                self.keep_build(id, &build);
                 self.builds.insert(id, build);
                 self.incumbent = Some(instance);
             }
@@ -99,45 +98,6 @@ impl World {
                     tracing::warn!(%error, "container of a failed start");
                 }
                 Err(error.to_string())
-            }
-        }
-    }
-
-    /// The build of the highest claim, never "old" or "new" by assumption; after a clean stop, and where nothing was
-    /// claimed, the configured program.
-    fn cold_build(&self) -> Result<Arc<Build>, String> {
-        let configured = self.configured.as_ref();
-        let none = || "no program is configured: start one first".to_owned();
-        let highest = self.site.claims.highest().map_err(|e| e.to_string())?;
-        let fresh = || {
-            let configured = configured.ok_or_else(none)?;
-            // resolved again: it may have been replaced since
-            let executable = Executable::open(&configured.spec.resolve()?)?;
-            Ok(Arc::new(Build { executable, spec: configured.spec.clone() }))
-        };
-        let Some((epoch, claim)) = highest else { return fresh() };
-        if let Some(build) = self.builds.get(&claim.instance) {
-            return Ok(Arc::clone(build));
-        }
-        if self.site.clean && self.builds.is_empty() {
-            return fresh();
-        }
-        let path = executable_of(&claim);
-        let stamp = Stamp {
-            dev: claim.executable_file.dev,
-            ino: claim.executable_file.ino,
-            size: claim.executable_size,
-            mtime_ns: i128::from(claim.executable_mtime_ns),
-        };
-        match Executable::open(&path) {
-            Ok(executable) if executable.stamp == stamp => {
-                let configured = configured.ok_or_else(none)?;
-                Ok(Arc::new(Build { executable, spec: configured.spec.clone() }))
-            }
-            found => {
-                let why = found.err().unwrap_or_else(|| "it was changed since".to_owned());
-                tracing::warn!(%epoch, program = %path.display(), why, "the build of the highest claim is gone");
-                fresh()
             }
         }
     }

@@ -11,12 +11,15 @@
 //! | `instance` | one process: channel, pidfd, container |
 //! | `gather`, `adopt` | what an earlier supervisor left running |
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
+//! | `builds` | which build a server is started from |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
+//! | `rollback` | the way back to the build before, and who waits for the end of a probation |
 //! | `progress`, `report`, `status` | what people see |
 //! | `control`, `protocol` | the operator socket |
 
 mod adopt;
 mod ask;
+mod builds;
 mod control;
 mod events;
 mod face;
@@ -30,6 +33,7 @@ mod preflight;
 mod progress;
 pub mod protocol;
 pub mod report;
+mod rollback;
 mod salvage;
 mod spawn;
 mod status;

@@ -2,6 +2,7 @@
 
 use super::adopt::{self, Adoptee, Speaker};
 use super::ask::GRACE;
+use super::builds;
 use super::control;
 use super::face::StateJournal;
 use super::gather::{Gathered, gather};
@@ -12,14 +13,17 @@ use super::salvage::Salvaged;
 use super::spawn::{CONTROL, Shared};
 use super::view::Watched;
 use super::world::{Beat, Site, World};
+use crate::claim::Proposal;
 use crate::driver;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ListenerName};
 use crate::journal::{Journal, JournalState, Record};
 use crate::machine::Peer;
-use crate::machine::recovery::{Found, FoundHandoff, Recovery, name_of, recover};
+use crate::machine::recovery::{Found, FoundHandoff, FoundTrial, Recovery, name_of, recover};
+use crate::os::builds::Builds;
 use crate::os::claims::Claims;
 use crate::os::files::{Dir, FileError};
+use crate::os::identity::boot_id;
 use crate::os::journal_file::JournalFile;
 use crate::os::listeners::{self, Address, Kind, validate};
 use crate::os::lock::{LineageLock, Lock, LockError};
@@ -29,6 +33,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::AbortHandle;
@@ -124,7 +129,7 @@ impl Setup {
             None => Claims::open_in_run(run.path())?,
         };
         let mut journal = self.journal(&run)?;
-        let past = journal.state().clone();
+        let mut past = journal.state().clone();
 
         let (generation, mut gathered) = gather(&ctl, past.generation).await;
         if !gathered.serves() {
@@ -136,7 +141,15 @@ impl Setup {
         let brought = brought.chain(saved.iter_mut().filter_map(|saved| saved.lineage.take())).collect();
         let lineage = self.lineage(&claims, brought)?;
         let listeners = self.shared(&adoptees, &saved)?;
-        let highest = claims.highest()?.map(|(epoch, claim)| (epoch, claim.instance));
+        let highest = claims.highest()?;
+        forgive(&mut journal, &mut past, highest.as_ref().map(|(_, claim)| claim));
+        let highest = highest.map(|(epoch, claim)| (epoch, claim.instance));
+        let trial = past.trial.as_ref().map(|trial| FoundTrial {
+            handoff: trial.handoff,
+            previous: trial.previous,
+            serving: trial.serving,
+            window: Duration::from_millis(trial.probation_ms),
+        });
         let recovery = recover(Found {
             base: InstanceId(uuid::Uuid::new_v4().as_u128()),
             generation,
@@ -145,7 +158,9 @@ impl Setup {
                 incumbent: open.incumbent,
                 successor: open.successor,
                 epoch: open.epoch,
+                probation: Duration::from_millis(open.probation_ms),
             }),
+            trial,
             highest,
             instances: adoptees.iter().map(|adoptee| adoptee.found.clone()).collect(),
         });
@@ -158,7 +173,9 @@ impl Setup {
             stopped: past.stopped,
         });
 
+        let builds = Arc::new(Builds::open(claims.dir()));
         let site = Site {
+            builds,
             run: run.clone(),
             ctl,
             data_dir,
@@ -266,6 +283,15 @@ fn no_datagrams(shared: &[Shared]) -> Result<()> {
     })
 }
 
+/// Everything ended with the power: nobody on probation is to blame for it.
+fn forgive(journal: &mut Journal<JournalFile>, past: &mut JournalState, highest: Option<&Proposal>) {
+    let same = highest.zip(boot_id().ok()).is_none_or(|(claim, boot)| claim.boot_id == boot);
+    let Some(trial) = past.trial.take_if(|_| !same) else { return };
+    if let Err(error) = journal.append(&Record::ProbationOver { handoff: trial.handoff }) {
+        tracing::warn!(%error, "the journal is behind");
+    }
+}
+
 fn locked(error: LockError) -> Error {
     match error {
         LockError::Held { path, holder } | LockError::StillHeld { path, holder, .. } => {
@@ -357,6 +383,7 @@ async fn begin(
         configured: None,
         starting: None,
         ask: None,
+        waiting: None,
         progress: None,
         last: last_of(&past),
         events,
@@ -365,6 +392,8 @@ async fn begin(
         last_exit: None,
         journal_trouble: None,
     };
+    // who serves now may have to be started again, from the same build
+    builds::recall_each(&world.site.builds, slots.keys().copied().collect(), &world.tell);
     for (id, instance) in slots {
         match name_of(&recovery, id) {
             Some(Peer::Incumbent) => world.incumbent = Some(instance),

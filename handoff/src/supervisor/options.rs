@@ -1,5 +1,6 @@
 //! What to start and how long it may take.
 
+use super::orders::Times;
 use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -18,6 +19,9 @@ pub struct SpawnSpec {
     pub(super) deadline: Duration,
     pub(super) drain_grace: Duration,
     pub(super) freeze_budget: Duration,
+    pub(super) probation: Duration,
+    pub(super) one_way: bool,
+    pub(super) wait_probation: bool,
 }
 
 impl SpawnSpec {
@@ -31,6 +35,9 @@ impl SpawnSpec {
             deadline: Duration::from_secs(300),
             drain_grace: Duration::from_secs(60),
             freeze_budget: Duration::from_secs(2),
+            probation: Duration::from_secs(10),
+            one_way: false,
+            wait_probation: false,
         }
     }
 
@@ -74,6 +81,34 @@ impl SpawnSpec {
     #[must_use]
     pub fn freeze_budget(mut self, budget: Duration) -> Self {
         self.freeze_budget = budget;
+        self
+    }
+
+    pub(super) fn within(self, times: Times) -> Self {
+        self.drain_grace(times.drain_grace).freeze_budget(times.freeze_budget).deadline(times.deadline)
+    }
+
+    /// How long after the commit the new server has to prove itself: if it dies, hangs or says that it is not healthy,
+    /// the service goes back to the build before. Default 10 s; zero: it is never taken back. A hang is seen after
+    /// 6 s: a shorter time does not see one.
+    #[must_use]
+    pub fn probation(mut self, probation: Duration) -> Self {
+        self.probation = probation;
+        self
+    }
+
+    /// Accepts that the running build cannot read what the new one writes. Then there is no way back, and no
+    /// probation. Without it such an upgrade is refused before the incumbent is touched.
+    #[must_use]
+    pub fn one_way(mut self, one_way: bool) -> Self {
+        self.one_way = one_way;
+        self
+    }
+
+    /// Answers an upgrade only when its probation has ended, not at its commit.
+    #[must_use]
+    pub fn wait_probation(mut self, wait: bool) -> Self {
+        self.wait_probation = wait;
         self
     }
 
@@ -130,6 +165,9 @@ impl fmt::Debug for SpawnSpec {
             .field("deadline", &self.deadline)
             .field("drain_grace", &self.drain_grace)
             .field("freeze_budget", &self.freeze_budget)
+            .field("probation", &self.probation)
+            .field("one_way", &self.one_way)
+            .field("wait_probation", &self.wait_probation)
             .finish()
     }
 }

@@ -51,13 +51,23 @@ pub struct Serving {
     pub epoch: Epoch,
 }
 
+/// How long a handoff may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) drain_grace: Duration,
+    pub(super) freeze_budget: Duration,
+    pub(super) deadline: Duration,
+}
+
 /// What is to be started at an upgrade.
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
     /// Exactly this.
     Spec(SpawnSpec),
     /// The configured program, or another one, with the configured arguments and environment.
-    Operator { binary: Option<PathBuf>, drain_grace: Duration, freeze_budget: Duration, deadline: Duration },
+    Operator { binary: Option<PathBuf>, times: Times, probation: Duration, one_way: bool, wait: bool },
+    /// The build before the one that serves.
+    Back { times: Times },
 }
 
 /// How an upgrade ended, and the process that serves when it committed.

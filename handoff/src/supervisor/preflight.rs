@@ -2,6 +2,8 @@
 //!
 //! What two Hellos must have in common is the machine's business; here is what only the system knows.
 
+use crate::claim::BuildDigest;
+use crate::os::builds::Builds;
 use crate::os::claims::Claims;
 use crate::os::files::FileError;
 use nix::fcntl::{OFlag, open};
@@ -20,6 +22,10 @@ pub(super) struct Executable {
     pub(super) file: Arc<OwnedFd>,
     /// Which file, and which content as far as size and time tell.
     pub(super) stamp: Stamp,
+    /// Its content, where somebody has read it.
+    pub(super) digest: BuildDigest,
+    /// The copy that is kept, which nobody writes to.
+    pub(super) copy: Option<Arc<OwnedFd>>,
 }
 
 /// Identity of a file and of its content, as far as the inode tells.
@@ -32,7 +38,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    fn of(stat: &FileStat) -> Self {
+    pub(super) fn of(stat: &FileStat) -> Self {
         Self {
             dev: stat.st_dev,
             ino: stat.st_ino,
@@ -73,7 +79,35 @@ impl Executable {
         if stat.st_size == 0 {
             return Err(format!("{shown}: the file is empty: was it copied whole?"));
         }
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), stamp: Stamp::of(&stat) })
+        let (path, file, stamp) = (path.to_owned(), Arc::new(file), Stamp::of(&stat));
+        Ok(Self { path, file, stamp, digest: BuildDigest::UNKNOWN, copy: None })
+    }
+
+    /// Keeps it among the builds. Reads the whole file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn keep(&mut self, builds: &Builds) -> Result<(), String> {
+        let kept = builds.keep(&self.file).map_err(|e| format!("{}: {e}", self.path.display()))?;
+        if let Some(why) = kept.trouble {
+            tracing::warn!(program = %self.path.display(), why, "the build is not kept");
+        }
+        self.digest = kept.digest;
+        self.copy = kept.copy.map(Arc::new);
+        Ok(())
+    }
+
+    /// The same content, whatever happened to the file meanwhile: the file itself where it is as it was (libraries
+    /// may lie beside it), else the copy. `None` when it was written in place and no copy is kept.
+    pub(super) fn unchanged(&self) -> Option<Self> {
+        let stat = fstat(&self.file).ok()?;
+        if Stamp::of(&stat) == self.stamp && stat.st_nlink > 0 {
+            return Some(self.clone());
+        }
+        match &self.copy {
+            Some(copy) => Some(Self { file: Arc::clone(copy), ..self.clone() }),
+            None => (Stamp::of(&stat) == self.stamp).then(|| self.clone()),
+        }
     }
 }
 

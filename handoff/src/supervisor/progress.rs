@@ -128,7 +128,7 @@ impl Progress {
     /// The report.
     pub(super) fn end(mut self, ended: &Ended, now: Instant) -> HandoffReport {
         self.leave(now);
-        let committed = ended.outcome == Outcome::Committed;
+        let committed = matches!(ended.outcome, Outcome::Committed | Outcome::RolledBack);
         let freeze = self.seal.zip(self.active).filter(|_| committed);
         HandoffReport {
             schema: SCHEMA,
@@ -161,7 +161,7 @@ impl Progress {
     /// Before the seal no connection was touched; after it an abort gives the incumbent all of them back.
     fn connections(&self, outcome: Outcome) -> ConnectionsReport {
         match outcome {
-            Outcome::Committed => ConnectionsReport {
+            Outcome::Committed | Outcome::RolledBack => ConnectionsReport {
                 handed_over: self.received,
                 drained: self.open.zip(self.parked).map(|(open, parked)| open.saturating_sub(parked)),
                 lost: self

@@ -24,6 +24,24 @@ pub enum Request {
         freeze_budget_ms: u64,
         /// Time for the whole handoff, waiting for an open recovery included.
         deadline_ms: u64,
+        /// How long the new server has to prove itself.
+        #[serde(default)]
+        probation_ms: u64,
+        /// There need not be a way back.
+        #[serde(default)]
+        one_way: bool,
+        /// The result is given when the probation has ended.
+        #[serde(default)]
+        wait_probation: bool,
+    },
+    /// Go back to the build before. Phases follow as they happen, then the result.
+    Rollback {
+        /// Time for the drain hook.
+        drain_grace_ms: u64,
+        /// Longest time from seal to start.
+        freeze_budget_ms: u64,
+        /// Time for the whole handoff.
+        deadline_ms: u64,
     },
     /// Abort the open handoff.
     Abort,

@@ -95,6 +95,9 @@ pub struct StatusReport {
     pub claim: Option<ClaimReport>,
     /// Outcome and id of the last ended handoff.
     pub last: Option<LastHandoff>,
+    /// The handoff whose server is on probation, or is being undone.
+    #[serde(default)]
+    pub probation: Option<String>,
     /// Cold starts since the supervisor began, the first one not counted.
     pub cold_starts: Option<u64>,
     /// How processes are contained (`CgroupV2`, `ProcessGroup`), and why not better.

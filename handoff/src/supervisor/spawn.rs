@@ -2,12 +2,15 @@
 
 use super::options::SpawnSpec;
 use super::preflight::Executable;
+use crate::claim::{BuildDigest, KeptSpec};
 use crate::ids::{InstanceId, ListenerName};
 use crate::os::listeners::Address;
 use crate::wire::Role;
 use processkit::{Command, Stdio};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,6 +35,19 @@ pub(super) struct Shared {
 pub(super) struct Build {
     pub(super) executable: Executable,
     pub(super) spec: SpawnSpec,
+}
+
+impl Build {
+    /// What is kept of it beside the executable.
+    pub(super) fn kept(&self) -> KeptSpec {
+        let bytes = |text: &OsString| text.as_bytes().to_vec();
+        KeptSpec {
+            digest: self.executable.digest,
+            executable: self.executable.path.as_os_str().as_bytes().to_vec(),
+            args: self.spec.args.iter().map(bytes).collect(),
+            env: self.spec.env.iter().map(|(key, value)| (bytes(key), bytes(value))).collect(),
+        }
+    }
 }
 
 /// Everything a new instance is born with.
@@ -94,6 +110,9 @@ impl Birth<'_> {
             .env("HANDOFF_RUN_DIR", self.run_dir)
             .env("HANDOFF_SOCK_FD", channel.to_string())
             .env("HANDOFF_LINEAGE_FD", lineage.to_string());
+        if executable.digest != BuildDigest::UNKNOWN {
+            command = command.env("HANDOFF_BUILD_DIGEST", executable.digest.to_string());
+        }
         if let Some(data) = self.data_dir {
             command = command.env("HANDOFF_DATA_DIR", data);
         }

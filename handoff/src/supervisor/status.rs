@@ -33,6 +33,7 @@ impl World {
             listeners: self.listener_reports(),
             claim: self.claim_report(),
             last: self.last.clone(),
+            probation: view.probation.map(|handoff| handoff.to_string()),
             cold_starts: Some(view.cold_starts),
             containment: self.containment(),
         }
@@ -50,7 +51,8 @@ impl World {
             "Starting" | "Pausing" | "Emptying" | "StartFailed" if view.handoff.is_none() => {
                 ("starting", self.last_exit.clone().or_else(waits_for))
             }
-            "Idle" => ("serving", trouble),
+            "Idle" | "Probation" => ("serving", trouble),
+            "Probation (turning back)" => ("upgrading", waits_for()),
             _ if self.ask.is_some() => ("upgrading", waits_for()),
             _ => ("recovering", waits_for()),
         }

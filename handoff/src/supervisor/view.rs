@@ -19,6 +19,12 @@ pub(super) struct View {
     pub(super) abort_possible: bool,
     pub(super) failed: Option<String>,
     pub(super) cold_starts: u64,
+    /// The handoff whose server is on probation or is being undone.
+    pub(super) probation: Option<HandoffId>,
+    /// Whose build a rollback goes back to.
+    pub(super) previous: Option<InstanceId>,
+    /// It has failed, and the way back is being looked for.
+    pub(super) turning: bool,
 }
 
 impl View {
@@ -33,6 +39,9 @@ impl View {
             abort_possible: machine.abort_possible(),
             failed: machine.failed().map(str::to_owned),
             cold_starts: machine.cold_starts(),
+            probation: machine.probation(),
+            previous: machine.previous(),
+            turning: machine.turns_back(),
         }
     }
 }

@@ -5,12 +5,14 @@ use super::instance::{Instance, News, Tell};
 use super::orders::{Order, PhaseEvent};
 use super::progress::{self, Progress};
 use super::report::LastHandoff;
+use super::rollback::Waiting;
 use super::spawn::{Build, Shared};
 use super::view::Window;
 use crate::driver;
 use crate::ids::{Epoch, InstanceId};
 use crate::journal::{Journal, Record};
 use crate::machine::{Effect, Ended, Input, Outcome, Peer, Step, Timer, times};
+use crate::os::builds::Builds;
 use crate::os::channel::Channel;
 use crate::os::claims::Claims;
 use crate::os::files::Dir;
@@ -44,6 +46,7 @@ pub(super) struct Site {
     pub(super) ctl: Dir,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) claims: Claims,
+    pub(super) builds: Arc<Builds>,
     pub(super) listeners: Vec<Shared>,
     pub(super) lineage: LineageLock,
     /// Held as long as this supervisor lives.
@@ -83,6 +86,8 @@ pub(super) struct World {
     pub(super) configured: Option<Arc<Build>>,
     pub(super) starting: Option<Starting>,
     pub(super) ask: Option<Ask>,
+    /// Who waits for the end of a probation.
+    pub(super) waiting: Option<Waiting>,
     pub(super) progress: Option<Progress>,
     pub(super) last: Option<LastHandoff>,
     pub(super) events: broadcast::Sender<PhaseEvent>,
@@ -303,28 +308,15 @@ impl World {
         }
     }
 
-    /// Keeps the builds that a cold start may need: those of the living, and of whom the highest claim names.
-    fn prune_builds(&mut self) {
-        let owner = match self.site.claims.highest() {
-            Ok(highest) => highest.map(|(_, proposal)| proposal.instance),
-            Err(error) => return tracing::warn!(%error, "claims"),
-        };
-        let keep: Vec<InstanceId> = self
-            .builds
-            .keys()
-            .copied()
-            .filter(|id| owner == Some(*id) || self.peer_of(*id).is_some())
-            .collect();
-        self.builds.retain(|id, _| keep.contains(id));
-    }
-
     /// A successor that was ended leaves its proposal behind, and an incumbent that was never told of the handoff
     /// will not remove it.
     fn withdraw(&self, ended: &Ended) {
         let incumbent_gone = match ended.outcome {
             Outcome::Committed | Outcome::Unknown => return,
             Outcome::Aborted | Outcome::Reclaimed | Outcome::PreflightFailed => false,
-            Outcome::ColdStarted => true,
+            // committed: it is over like any other
+            Outcome::RolledBack if self.owns_highest(ended) => return,
+            Outcome::RolledBack | Outcome::ColdStarted => true,
         };
         if let Err(error) = self.site.claims.withdraw(ended.handoff, incumbent_gone) {
             // whoever serves removes it when the next handoff is over
@@ -332,11 +324,18 @@ impl World {
         }
     }
 
+    /// Whether the highest claim is of this handoff.
+    fn owns_highest(&self, ended: &Ended) -> bool {
+        let highest = self.site.claims.highest().ok().flatten();
+        highest.is_some_and(|(_, claim)| claim.handoff == ended.handoff)
+    }
+
     async fn report(&mut self, ended: Ended) {
         self.unwatch();
         self.transfer = None;
         self.withdraw(&ended);
         self.finish(ended).await;
+        self.prune_builds();
     }
 }
 
@@ -364,8 +363,9 @@ impl driver::World for World {
             Effect::Reconnect(peer) => self.reconnect(peer),
             Effect::Arm(timer, after) => self.timers.arm(timer, crate::crash::scaled(after)),
             Effect::Disarm(timer) => self.timers.disarm(timer),
-            Effect::Spawn(peer, instance) => {
-                let spawned = self.spawn(peer, instance).await;
+            Effect::TurnBack(previous) => self.turn_back(previous),
+            Effect::Spawn(peer, instance, which) => {
+                let spawned = self.spawn(peer, instance, which).await;
                 spawned.map_err(|why| driver::Failure { step: Step::Spawn, why })?;
             }
             Effect::Kill(peer) => return Ok(self.end(peer, None)),

@@ -80,6 +80,7 @@ pub(super) fn payload(message: &Message) -> Result<Vec<u8>, WireError> {
         Message::SealProgress { progress } | Message::Heartbeat { progress } => encode(progress),
         Message::SealComplete { digest, connections } => encode((checked(digest)?, connections)),
         Message::SealFailed { error } => encode(text(error)),
+        Message::Unhealthy { why } => encode(text(why)),
         Message::Begin { digest } => encode(digest.as_ref().map(checked).transpose()?),
         Message::Ready { digest, listeners, healthy, connections } => {
             limit("the list of listeners", listeners.len(), MAX_LIST)?;
@@ -139,6 +140,7 @@ pub(super) fn message(kind: u16, payload: &[u8]) -> Result<Message, WireError> {
             let (digest, connections) = from.decode()?;
             Message::SealComplete { digest: from.digest(digest)?, connections }
         }
+        number::UNHEALTHY => Message::Unhealthy { why: from.text("the reason", from.decode()?)? },
         number::SEAL_FAILED => Message::SealFailed { error: from.text("the error", from.decode()?)? },
         number::BEGIN => {
             let digest: Option<RawDigest> = from.decode()?;

@@ -36,10 +36,11 @@ pub(super) mod number {
     pub(crate) const PARKED_MORE: u16 = 25;
     pub(crate) const PARKED_ACK: u16 = 26;
     pub(crate) const END: u16 = 27;
+    pub(crate) const UNHEALTHY: u16 = 28;
 }
 
 /// Index + 1 is the type number.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "Hello",
     "HelloAck",
     "Refused",
@@ -67,6 +68,7 @@ const NAMES: [&str; 27] = [
     "ParkedMore",
     "ParkedAck",
     "End",
+    "Unhealthy",
 ];
 
 /// The type number of `PrepareHandoff`, for the refusal of one that is no longer at hand.
@@ -104,6 +106,7 @@ impl Message {
             Message::ParkedMore { .. } => number::PARKED_MORE,
             Message::ParkedAck { .. } => number::PARKED_ACK,
             Message::End { .. } => number::END,
+            Message::Unhealthy { .. } => number::UNHEALTHY,
         }
     }
 
@@ -115,11 +118,18 @@ impl Message {
 
     /// Whether a receiver that does not know this type must refuse it instead of skipping it.
     ///
-    /// All that changes a state is critical. Signs of life are not: to skip one costs nothing. Nor is `Refused`: a
+    /// All that changes a state is critical. Signs of life are not: to skip one costs nothing. Nor is
+    /// `Unhealthy`: a supervisor that does not know it has no probation. Nor is `Refused`: a
     /// refusal that is refused would go on for ever.
     #[must_use]
     pub fn is_critical(&self) -> bool {
-        !matches!(self, Message::SealProgress { .. } | Message::Heartbeat { .. } | Message::Refused(_))
+        !matches!(
+            self,
+            Message::SealProgress { .. }
+                | Message::Heartbeat { .. }
+                | Message::Unhealthy { .. }
+                | Message::Refused(_)
+        )
     }
 
     /// How many descriptors may come with a frame of this message.
@@ -156,6 +166,7 @@ impl Message {
             | Message::Adopt { .. }
             | Message::ParkedMore { .. }
             | Message::ParkedAck { .. }
+            | Message::Unhealthy { .. }
             | Message::End { .. } => 0..=0,
         }
     }

@@ -232,6 +232,11 @@ pub enum Message {
         /// The epoch it serves under.
         epoch: Epoch,
     },
+    /// O -> S: it would rather not serve. Said again with the next heartbeat. Lost: nothing.
+    Unhealthy {
+        /// Why.
+        why: String,
+    },
     /// S -> O. Lost: O lingers, sees Started, leaves.
     Retire {
         /// Time for what could not be handed over.
@@ -323,6 +328,7 @@ impl Message {
             Message::Commit => "Commit",
             Message::Started => "Started",
             Message::Active { .. } => "Active",
+            Message::Unhealthy { .. } => "Unhealthy",
             Message::Retire { .. } => "Retire",
             Message::Resolve => "Resolve",
             Message::Resumed { .. } => "Resumed",

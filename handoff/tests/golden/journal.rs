@@ -1,5 +1,5 @@
 use crate::Golden;
-use crate::samples::records;
+use crate::samples::{later_records, records};
 use handoff::journal::{Journal, MemoryStorage, Record, replay};
 
 fn written(records: &[Record]) -> Vec<u8> {
@@ -14,7 +14,7 @@ fn written(records: &[Record]) -> Vec<u8> {
 fn journals() {
     let mut golden = Golden::of("journal");
     golden.check("empty", &written(&[]));
-    for (name, record) in records() {
+    for (name, record) in records().into_iter().chain(later_records()) {
         let bytes = golden.check(&name, &written(std::slice::from_ref(&record)));
         assert_eq!(replay(&bytes).expect("golden journals are whole").records, [record]);
     }

@@ -123,6 +123,7 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         Message::ParkedMore { index: 101, bytes: vec![0xff, 0, 0x80] },
         Message::ParkedAck { received: 101 },
         Message::End { connections: 102 },
+        Message::Unhealthy { why: "the disk is slow".into() },
     ];
     messages.extend(plain.map(|message| (message.name().to_owned(), message)));
     messages
@@ -154,6 +155,18 @@ pub(crate) fn records() -> Vec<(String, Record)> {
         Record::Serving { instance: INCUMBENT, epoch: EPOCH },
         Record::Stopped,
         Record::Report { handoff: HANDOFF, json: "{\"schema\":1}".into() },
+    ];
+    records.extend(plain.map(|record| (record.name().to_owned(), record)));
+    records
+}
+
+/// Records that came later than the golden file of all of them.
+pub(crate) fn later_records() -> Vec<(String, Record)> {
+    let mut records = Vec::new();
+    let plain = [
+        Record::Terms { handoff: HANDOFF, probation_ms: 10_000 },
+        Record::ProbationOver { handoff: HANDOFF },
+        Record::RolledBack { handoff: HANDOFF, reason: "it died".into(), epoch: EPOCH },
     ];
     records.extend(plain.map(|record| (record.name().to_owned(), record)));
     records

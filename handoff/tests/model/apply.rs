@@ -3,10 +3,12 @@
 use crate::life::{drop_channel, power_loss, process_dies, recovered, restart, stop_or_kill};
 use crate::moves::{Act, Cut, Move, Who};
 use crate::perform;
-use crate::rules::{Mutant, Rules};
-use crate::world::{Finding, Mode, PeerView, Stream, World};
+use crate::rules::{Formats, Mutant, Rules};
+use crate::world::{Finding, Mode, PeerView, Stream, WINDOW, World};
 use handoff::ids::{Digest, Epoch, HandoffId, InstanceId};
-use handoff::machine::{Command, Effect, Ended, Hook, Input, Machine, Peer, Report, Step, Upgrade};
+use handoff::machine::{
+    Command, Effect, Ended, Hook, Input, Machine, Peer, Report, Step, Timer, Upgrade, Way,
+};
 use handoff::wire::{Message, Refused, Stamped};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -69,6 +71,15 @@ pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) ->
         }
         (Who::P(n), Act::Die) => process_dies(&mut w, n),
         (Who::P(n), Act::Write) => write(&mut w, n),
+        (Who::P(n), Act::VotesItselfDown) => {
+            let (id, why) = (w.procs[n].id, String::new());
+            let (handoff, epoch) = (HandoffId::NIL, Epoch::ZERO);
+            perform::to_supervisor(
+                &mut w,
+                id,
+                Stamped { handoff, epoch, message: Message::Unhealthy { why } },
+            );
+        }
         (Who::P(n), Act::Drop) => drop_channel(&mut w, n),
         (Who::P(n), Act::Accept) => {
             if let Some(live) = w.procs[n].edit().live.as_mut() {
@@ -102,14 +113,27 @@ fn write(w: &mut World, n: usize) {
 }
 
 /// The fact that a move gives to the supervisor's machine.
-fn supervisor_input(w: &mut World, act: Act) -> Option<Input> {
+fn supervisor_input(w: &mut World, act: Act, rules: &Rules) -> Option<Input> {
     let rounds = w.rounds;
+    let upgrade = |way| {
+        Input::Command(Command::Upgrade(Upgrade {
+            handoff: HandoffId(u128::from(rounds) + 1),
+            successor: InstanceId(100 + u128::from(rounds)),
+            deadline: Duration::from_secs(300),
+            drain_grace: Duration::from_secs(60),
+            freeze_budget: Duration::from_secs(2),
+            probation: if rules.probation { WINDOW } else { Duration::ZERO },
+            way,
+        }))
+    };
+    let builds: Vec<_> = w.procs.iter().map(|p| (p.id, p.build)).collect();
     let from = if let Act::Frame(n) | Act::Closed(n) = act { Some(w.procs[n].id) } else { None };
     if let Mode::Finding { inboxes, found } = &mut w.sup.edit().mode {
         let inbox = inboxes.iter_mut().find(|inbox| Some(inbox.from) == from)?;
         let frame = inbox.stream.frames.pop_front()?;
         if let Message::Adopted { standing, epoch, handoff, peer } = frame.message {
-            found.push(Finding { id: inbox.from, standing, epoch, handoff, peer });
+            let build = builds.iter().find(|(id, _)| *id == inbox.from).map_or(0, |(_, build)| *build);
+            found.push(Finding { id: inbox.from, standing, epoch, handoff, peer, build });
         }
         return None;
     }
@@ -141,19 +165,30 @@ fn supervisor_input(w: &mut World, act: Act) -> Option<Input> {
             Input::Claimed(epoch, disk.owner(epoch))
         }
         Act::Upgrade => {
+            r.wanted = 1;
             w.upgrades -= 1;
             w.rounds += 1;
-            Input::Command(Command::Upgrade(Upgrade {
-                handoff: HandoffId(u128::from(rounds) + 1),
-                successor: InstanceId(100 + u128::from(rounds)),
-                deadline: Duration::from_secs(300),
-                drain_grace: Duration::from_secs(60),
-                freeze_budget: Duration::from_secs(2),
-            }))
+            let one_way = rules.formats == Formats::Newer && rules.mutant.is_none();
+            upgrade(if one_way { Way::OneWay } else { Way::Forward })
+        }
+        Act::TurnBack => {
+            let previous = r.turning.take()?;
+            r.wanted = builds.iter().find(|(id, _)| *id == previous).map_or(0, |(_, build)| *build);
+            w.rounds += 1;
+            upgrade(Way::Back)
+        }
+        Act::NoWayBack => {
+            r.turning = None;
+            Input::Failed(Step::TurnBack, String::new())
         }
         Act::AbortOrder => Input::Command(Command::Abort),
         Act::Expired(timer) => {
             r.timers.remove(&timer);
+            if timer == Timer::Stall {
+                // that it made no progress is the fault that hit it
+                let hung = r.incumbent.and_then(|id| w.index(id));
+                w.ghost.hurt |= hung.map_or(0, |n| 1 << n);
+            }
             Input::Expired(timer)
         }
         _ => return None,
@@ -164,7 +199,7 @@ fn supervisor_step(w: &mut World, act: Act, cut: Cut, rules: &Rules, seen: &mut 
     let todo = if act == Act::Continue {
         w.running_mut().map(|r| std::mem::take(&mut r.todo)).unwrap_or_default()
     } else {
-        let Some(input) = supervisor_input(w, act) else { return Ok(()) };
+        let Some(input) = supervisor_input(w, act, rules) else { return Ok(()) };
         let Some(r) = w.running_mut() else { return Ok(()) };
         seen.tell(|| format!("         {} <- {input:?}", r.machine.state_name()));
         let effects = r.machine.handle(input);
@@ -361,7 +396,7 @@ fn hook_done(w: &mut World, n: usize, hook: Hook, revision: u8, stamped: Epoch) 
             }
             Report::Nothing
         }
-        Hook::Serve | Hook::Resume | Hook::Retire => Report::Nothing,
+        Hook::Serve | Hook::Resume | Hook::Retire | Hook::Health => Report::Nothing,
     };
     Some(Input::Done(hook, Ok(report)))
 }

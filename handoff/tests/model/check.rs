@@ -32,6 +32,10 @@ pub(crate) struct Reached {
     pub(crate) both_serve: bool,
     pub(crate) incumbent_without_supervisor: bool,
     pub(crate) successor_without_supervisor: bool,
+    pub(crate) proven: bool,
+    pub(crate) rolled_back: bool,
+    pub(crate) rolled_back_from_disk: bool,
+    pub(crate) watched_again: bool,
 }
 
 pub(crate) fn describe(w: &World) -> String {
@@ -137,6 +141,9 @@ pub(crate) fn terminal(w: &World) -> Result<(), Broken> {
     }
     if w.disk.open.is_some() {
         return bad("L1", "the journal shows an open handoff");
+    }
+    if w.disk.trial.is_some() {
+        return bad("L1", "the journal shows a probation");
     }
     Ok(())
 }
@@ -266,6 +273,12 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
         |w: &World| w.procs.iter().filter(|p| p.live.as_ref().is_some_and(|l| l.tenure.is_some())).count();
     reached.both_serve |= serving(after) == 2;
     reached.committed |= seen.ended.iter().any(|e| e.outcome == Outcome::Committed);
+    for ended in seen.ended.iter().filter(|e| e.outcome == Outcome::RolledBack) {
+        let by_handoff = after.disk.owner(ended.epoch).is_some_and(successor);
+        reached.rolled_back |= by_handoff;
+        reached.rolled_back_from_disk |= !by_handoff;
+    }
+    reached.proven |= mv.act == Act::Expired(Timer::Probation);
     match mv.who {
         Who::P(n) => {
             let Some(l) = &after.procs[n].live else { return };
@@ -296,7 +309,7 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
             }
         }
         Who::S => {
-            if seen.effects.iter().any(|e| matches!(e, Effect::Spawn(Peer::Incumbent, _))) {
+            if seen.effects.iter().any(|e| matches!(e, Effect::Spawn(Peer::Incumbent, ..))) {
                 let owner = before.disk.highest().map(|(_, owner)| owner);
                 reached.cold_start_new |= owner.is_some_and(successor);
                 reached.cold_start_old |= owner.is_some_and(|id| !successor(id));
@@ -304,6 +317,7 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
             if mv.act == Act::Recover
                 && let Some(r) = after.running()
             {
+                reached.watched_again |= r.machine.state_name() == "Probation";
                 reached.adopted_active_successor |=
                     r.machine.upgrade_possible() && r.incumbent.is_some_and(successor);
             }

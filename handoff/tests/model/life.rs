@@ -4,7 +4,7 @@ use crate::apply::{Broken, Seen, broken};
 use crate::hello;
 use crate::moves::Who;
 use crate::rules::Rules;
-use crate::world::{Inbox, Link, Mode, OpenRecord, Part, Proc, Running, Stream, Sup, World};
+use crate::world::{Inbox, Link, Mode, OpenRecord, Part, Proc, Running, Stream, Sup, TrialRecord, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::recovery::{Found, recover};
 use handoff::machine::{Command, Input, Peer};
@@ -46,7 +46,8 @@ pub(crate) fn supervisor_dies(w: &mut World) {
 
 pub(crate) fn process_dies(w: &mut World, n: usize) {
     let id = w.procs[n].id;
-    w.procs[n] = Part::new(Proc { id, live: None });
+    let build = w.procs[n].build;
+    w.procs[n] = Part::new(Proc { id, build, live: None });
     if w.disk.lock == Some(id) {
         w.disk_mut().lock = None;
     }
@@ -80,6 +81,8 @@ pub(crate) fn power_loss(w: &mut World, keep: bool) {
         }
     }
     let disk = w.disk_mut();
+    // of another boot: the next supervisor blames nobody for it
+    disk.trial = None;
     if keep {
         disk.claims.iter_mut().for_each(|c| c.durable = true);
     } else {
@@ -130,10 +133,11 @@ pub(crate) fn recovered(w: &mut World, rules: &Rules, seen: &mut Seen) -> Result
     let Mode::Finding { inboxes, found } = w.sup.mode.clone() else {
         return broken("model", "recovers while running");
     };
-    let instances: Vec<_> = found.iter().filter(|f| w.alive(f.id)).map(|f| f.found(rules.strategy)).collect();
+    let instances: Vec<_> = found.iter().filter(|f| w.alive(f.id)).map(|f| f.found(rules)).collect();
     let base = crate::base(generation);
     let open = w.disk.open.map(OpenRecord::into);
-    let recovery = recover(Found { base, generation, open, highest: w.disk.highest(), instances });
+    let trial = w.disk.trial.map(TrialRecord::into);
+    let recovery = recover(Found { base, generation, open, trial, highest: w.disk.highest(), instances });
     let empty = recovery.supervisor.state_name() == "Empty";
     seen.tell(|| format!("         found {found:?}"));
     seen.tell(|| format!("         begins in {}", recovery.supervisor.state_name()));
@@ -142,6 +146,7 @@ pub(crate) fn recovered(w: &mut World, rules: &Rules, seen: &mut Seen) -> Result
     r.successor = recovery.successor;
     r.retiring = recovery.retiring;
     r.todo = recovery.effects.into();
+    // nobody serves and nothing is to be undone
     if empty {
         r.answers.push_back(Input::Command(Command::Start));
     }
@@ -177,7 +182,9 @@ pub(crate) fn first(rules: &Rules) -> World {
             lock: None,
             revision: 0,
             stamped: Epoch::ZERO,
+            format: 1,
             open: None,
+            trial: None,
         }),
         faults: rules.faults,
         upgrades: rules.upgrades,
@@ -192,13 +199,14 @@ pub(crate) fn first(rules: &Rules) -> World {
     }
 }
 
-pub(crate) fn spawn(w: &mut World, id: InstanceId, successor: bool, rules: &Rules) {
+pub(crate) fn spawn(w: &mut World, id: InstanceId, build: u8, successor: bool, rules: &Rules) {
     let generation = w.sup.generation;
     let epoch = w.disk.highest().map_or(Epoch::ZERO, |(epoch, _)| epoch);
     let machine = if successor {
-        handoff::machine::Instance::successor(hello(id, Role::Successor, epoch, rules.strategy))
+        handoff::machine::Instance::successor(hello(id, Role::Successor, epoch, build, rules))
     } else {
-        handoff::machine::Instance::cold(hello(id, Role::Cold, epoch, rules.strategy))
+        handoff::machine::Instance::cold(hello(id, Role::Cold, epoch, build, rules))
     };
-    w.procs.push(Part::new(Proc { id, live: Some(crate::world::Live::new(machine, generation)) }));
+    let live = Some(crate::world::Live::new(machine, generation));
+    w.procs.push(Part::new(Proc { id, build, live }));
 }

@@ -27,11 +27,15 @@ mod world;
 use check::Reached;
 use explore::{Found, explore};
 use handoff::ids::{BuildId, Epoch, InstanceId};
-use handoff::wire::{FileId, Formats, Hello, Role, Strategy};
-use rules::{Fences, Kinds, Mutant, Rules};
+use handoff::wire::{FileId, Hello, Role};
+use rules::{Fences, Formats, Kinds, Mutant, Rules};
 
 /// What an instance says of itself.
-fn hello(instance: InstanceId, role: Role, epoch: Epoch, strategy: Strategy) -> Hello {
+fn hello(instance: InstanceId, role: Role, epoch: Epoch, build: u8, rules: &Rules) -> Hello {
+    let (reads, mut writes) = rules.formats_of(build);
+    if rules.is(Mutant::WayBackNotAsked) {
+        writes = 1;
+    }
     Hello {
         role,
         instance,
@@ -40,9 +44,9 @@ fn hello(instance: InstanceId, role: Role, epoch: Epoch, strategy: Strategy) -> 
         service: String::new(),
         wire_min: 1,
         wire_max: 1,
-        strategy,
-        state: Formats { reads: vec![1], writes: 1 },
-        connections: Formats { reads: vec![1], writes: 1 },
+        strategy: rules.strategy,
+        state: handoff::wire::Formats { reads, writes },
+        connections: handoff::wire::Formats { reads: vec![1], writes: 1 },
         owner_lock: Some(FileId { dev: 1, ino: 1 }),
         epoch,
         listeners: Vec::new(),
@@ -160,6 +164,54 @@ fn overlap_and_a_supervisor_that_comes_back() {
 #[test]
 fn overlap_and_a_supervisor_that_never_comes_back() {
     both_serve(false);
+}
+
+/// After the commit: the new server dies, hangs or votes itself down, S dies, and a build before it serves again, which
+/// reads what is on disk.
+#[test]
+fn probation() {
+    let found = run(Rules::on_probation(true, 1, Kinds::ALL));
+    holds(&found);
+    let seen = |r: &Reached| (r.proven, r.rolled_back, r.rolled_back_from_disk, r.watched_again);
+    assert_eq!(seen(&found.reached), (true, true, true, true), "every interesting path is walked");
+    kept(&run(Rules::on_probation(false, 1, Kinds::ALL)));
+}
+
+/// The way back is a handoff, and a fault may strike it too.
+#[test]
+fn two_faults_on_probation() {
+    let found = run(Rules { probation: true, ..Rules::overlap(true, 2, Kinds::VOTES) });
+    kept(&found);
+    assert!(found.reached.rolled_back && found.reached.rolled_back_from_disk);
+}
+
+#[test]
+fn an_upgrade_ends_a_probation() {
+    kept(&run(Rules { upgrades: 2, ..Rules::on_probation(true, 1, Kinds::KILLS) }));
+}
+
+#[test]
+fn overlap_on_probation() {
+    let found = run(Rules { probation: true, ..Rules::overlap(true, 1, Kinds::ALL) });
+    kept(&found);
+    assert!(found.reached.rolled_back && found.reached.rolled_back_from_disk);
+}
+
+/// Where the old build does not read what the new one writes there is no probation, and nothing goes back.
+#[test]
+fn one_way() {
+    let found = run(Rules { formats: Formats::Newer, ..Rules::on_probation(true, 1, Kinds::ALL) });
+    holds(&found);
+    let Reached { proven, rolled_back, rolled_back_from_disk, .. } = found.reached;
+    assert!(!proven && !rolled_back && !rolled_back_from_disk);
+}
+
+#[test]
+fn a_rule_of_the_probation_that_is_taken_away_is_missed() {
+    use Mutant::*;
+    let newer = Rules { formats: Formats::Newer, ..Rules::on_probation(true, 1, Kinds::KILLS) };
+    missed(WayBackNotAsked, newer, "I5");
+    missed(ProbationNeverOver, Rules::on_probation(true, 1, Kinds::KILLS), "L1");
 }
 
 /// Without this rule the explorer finds something, and says so by this name.

@@ -36,6 +36,11 @@ pub(crate) enum Act {
     Watched,
     Upgrade,
     AbortOrder,
+    /// The build to go back to was found, or was not.
+    TurnBack,
+    NoWayBack,
+    /// It serves and says that it should not.
+    VotesItselfDown,
     Done(Hook),
     HookFails(Hook),
     Unhealthy,
@@ -119,7 +124,8 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
 
 fn affordable(act: Act, rules: &Rules) -> bool {
     match act {
-        Act::HookFails(_) | Act::Unhealthy => rules.kinds.errors,
+        Act::HookFails(_) | Act::Unhealthy | Act::NoWayBack => rules.kinds.errors,
+        Act::VotesItselfDown => rules.probation && (rules.kinds.errors || rules.kinds.votes),
         Act::Stop => rules.kinds.stops,
         Act::Drop => rules.kinds.drops,
         Act::Expired(_) | Act::LockTimeout | Act::Recover | Act::AbortOrder => rules.kinds.hurry,
@@ -219,6 +225,10 @@ fn running(w: &World, r: &Running, out: &mut Moves) {
     if w.upgrades > 0 && r.machine.upgrade_possible() {
         out.eager.push(s(Act::Upgrade));
     }
+    if r.turning.is_some() {
+        out.eager.push(s(Act::TurnBack));
+        out.faults.push(s(Act::NoWayBack));
+    }
     if r.machine.abort_possible() {
         out.faults.push(s(Act::AbortOrder));
     }
@@ -229,7 +239,7 @@ fn running(w: &World, r: &Running, out: &mut Moves) {
         // heartbeats keep a live incumbent from being silent
         let linked =
             |l: &Live| l.link.as_ref().is_some_and(|k| k.generation == w.sup.generation && !k.stream.eof);
-        let unlikely = *timer == Timer::Silent
+        let unlikely = matches!(timer, Timer::Silent | Timer::Stall)
             && r.incumbent.and_then(|id| w.live(id)).is_some_and(|l| !l.stopped && !l.doomed && linked(l));
         let list = if unlikely { &mut out.faults } else { &mut out.timers };
         list.push(s(Act::Expired(*timer)));
@@ -265,6 +275,9 @@ fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
         && w.disk.stamped != epoch
     {
         out.lazy.push(p(Act::Write));
+    }
+    if l.tenure.is_some() && w.running().is_some_and(|r| r.machine.state_name() == "Probation") {
+        out.faults.push(p(Act::VotesItselfDown));
     }
     let mut readable = false;
     if let Some(link) = &l.link {

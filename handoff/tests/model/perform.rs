@@ -4,10 +4,10 @@ use crate::apply::{Broken, Seen, broken};
 use crate::life::{adopt, process_dies, spawn};
 use crate::rules::{Fences, Mutant, Rules};
 use crate::tenure;
-use crate::world::{ClaimFile, Inbox, Link, Live, Mode, OpenRecord, Stream, World};
+use crate::world::{ClaimFile, Inbox, Link, Live, Mode, OpenRecord, Stream, TrialRecord, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::journal::Record;
-use handoff::machine::{Effect, Ended, Hook, Input, Machine, Outcome, Peer, Timer};
+use handoff::machine::{Effect, Ended, Hook, Input, Machine, Outcome, Peer, Timer, Which};
 use handoff::wire::{Message, Stamped};
 
 /// The machine's step, with what a mutant does to it.
@@ -100,7 +100,8 @@ pub(crate) fn supervisor(
 ) -> Result<(), Broken> {
     let Some(r) = w.running() else { return Ok(()) };
     match effect {
-        Effect::Persist(record) => journal(w, &record),
+        Effect::Persist(record) => journal(w, &record, rules),
+        Effect::TurnBack(id) => drop(w.running_mut().map(|r| r.turning = Some(id))),
         Effect::ReadClaim(epoch) => {
             let owner = w.disk.owner(epoch);
             if let Some(r) = w.running_mut() {
@@ -144,8 +145,9 @@ pub(crate) fn supervisor(
         Effect::Arm(Timer::Healthy, _) => {}
         Effect::Arm(timer, _) => drop(w.running_mut().map(|r| r.timers.insert(timer))),
         Effect::Disarm(timer) => drop(w.running_mut().map(|r| r.timers.remove(&timer))),
-        Effect::Spawn(peer, id) => {
-            spawn(w, id, peer == Peer::Successor, rules);
+        Effect::Spawn(peer, id, which) => {
+            let build = chosen(w, which, rules)?;
+            spawn(w, id, build, peer == Peer::Successor, rules);
             if let Some(r) = w.running_mut() {
                 let slot = if peer == Peer::Successor { &mut r.successor } else { &mut r.incumbent };
                 if let Some(old) = slot.replace(id) {
@@ -183,7 +185,7 @@ pub(crate) fn supervisor(
         }
         Effect::Report(ended) => {
             if !rules.safety_only {
-                check_ended(w, &ended)?;
+                check_ended(w, &ended, rules)?;
             }
             seen.ended.push(ended);
         }
@@ -201,19 +203,57 @@ pub(crate) fn supervisor(
     Ok(())
 }
 
-fn journal(w: &mut World, record: &Record) {
+/// The build that is started, and that it is the right one.
+fn chosen(w: &World, which: Which, rules: &Rules) -> Result<u8, Broken> {
+    let owner = w.disk.highest().map(|(_, owner)| owner);
+    let failed = w.disk.trial.filter(|trial| Some(trial.serving) == owner);
+    match which {
+        Which::Wanted => Ok(w.running().map_or(0, |r| r.wanted)),
+        Which::Highest if failed.is_some() && !rules.safety_only => {
+            broken("probation", format!("{failed:?} is dead and its build is started again"))
+        }
+        Which::Highest => Ok(owner.map_or(0, |id| w.build(id))),
+        Which::Of(id) => {
+            let back = w.disk.trial.is_some_and(|trial| {
+                trial.previous == id || w.disk.open.is_some_and(|open| open.incumbent == trial.serving)
+            });
+            if !back {
+                return broken("which build", format!("that of {id}, and nobody is on probation"));
+            }
+            Ok(w.build(id))
+        }
+    }
+}
+
+fn journal(w: &mut World, record: &Record, rules: &Rules) {
     match record {
+        Record::ProbationOver { .. } if rules.is(Mutant::ProbationNeverOver) => {}
+        Record::Terms { handoff, .. } => {
+            if let Some(open) = w.disk_mut().open.as_mut().filter(|open| open.handoff == *handoff) {
+                open.probation = true;
+            }
+        }
+        Record::ProbationOver { handoff } => {
+            w.disk_mut().trial.take_if(|trial| trial.handoff == *handoff);
+        }
+        Record::RolledBack { .. } => w.disk_mut().trial = None,
         Record::Intent { handoff, incumbent, successor, epoch } => {
             w.disk_mut().open = Some(OpenRecord {
                 handoff: *handoff,
                 incumbent: *incumbent,
                 successor: *successor,
                 epoch: *epoch,
+                probation: false,
             });
         }
-        Record::Ended { handoff, .. } => {
-            if w.disk.open.is_some_and(|open| open.handoff == *handoff) {
-                w.disk_mut().open = None;
+        Record::Ended { handoff, outcome, .. } => {
+            if let Some(open) = w.disk.open.filter(|open| open.handoff == *handoff) {
+                let (handoff, previous, serving) = (open.handoff, open.incumbent, open.successor);
+                let disk = w.disk_mut();
+                disk.open = None;
+                if *outcome == Outcome::Committed {
+                    disk.trial = open.probation.then_some(TrialRecord { handoff, previous, serving });
+                }
             }
         }
         Record::Generation { .. }
@@ -249,7 +289,7 @@ fn forget(w: &mut World, peer: Peer) {
 }
 
 /// I7, and that the report is true.
-fn check_ended(w: &World, ended: &Ended) -> Result<(), Broken> {
+fn check_ended(w: &World, ended: &Ended, rules: &Rules) -> Result<(), Broken> {
     let round = ended.handoff.0 - 1;
     let successor = InstanceId(100 + round);
     match ended.outcome {
@@ -261,6 +301,14 @@ fn check_ended(w: &World, ended: &Ended) -> Result<(), Broken> {
         Outcome::Committed => {
             if w.disk.owner(ended.epoch) != Some(successor) {
                 return broken("report", format!("{ended:?} and the claim does not name the successor"));
+            }
+        }
+        Outcome::RolledBack => {
+            // the build before: the first one, where there was one upgrade
+            let owner = w.disk.owner(ended.epoch);
+            let first = |id| w.build(id) == 0 || rules.upgrades > 1;
+            if owner.is_none_or(|id| !first(id) || (id != successor && w.alive(successor))) {
+                return broken("report", format!("{ended:?} and {owner:?} owns that epoch"));
             }
         }
         Outcome::Unknown => {}
@@ -383,6 +431,7 @@ pub(crate) fn process(
         | Effect::Persist(_)
         | Effect::WatchClaim(_)
         | Effect::Spawn(..)
+        | Effect::TurnBack(_)
         | Effect::Promote
         | Effect::Report(_) => return broken("model", format!("an instance orders {effect:?}")),
     }
@@ -428,6 +477,11 @@ fn tidy(w: &mut World, n: usize) {
 }
 
 fn call(w: &mut World, n: usize, hook: Hook, rules: &Rules) -> Result<(), Broken> {
+    let build = w.procs[n].build;
+    if hook == Hook::Open && !rules.overlaps() && !rules.formats_of(build).0.contains(&w.disk.format) {
+        let format = w.disk.format;
+        return broken("I5", format!("build {build} opens data in format {format}"));
+    }
     let Some(live) = w.procs[n].edit().live.as_mut() else { return Ok(()) };
     live.hooks.insert(hook);
     if matches!(hook, Hook::Serve | Hook::Resume) {

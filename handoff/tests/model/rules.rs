@@ -12,6 +12,10 @@ pub(crate) struct Rules {
     pub(crate) faults: u8,
     /// Upgrades in all.
     pub(crate) upgrades: u8,
+    /// The new server is on probation after a commit.
+    pub(crate) probation: bool,
+    /// What the old build reads of the new one.
+    pub(crate) formats: Formats,
     /// Beside kill -9 at every effect.
     pub(crate) kinds: Kinds,
     pub(crate) mutant: Option<Mutant>,
@@ -19,6 +23,15 @@ pub(crate) struct Rules {
     pub(crate) safety_only: bool,
     /// Give up beyond this many states.
     pub(crate) limit: usize,
+}
+
+/// The old build writes format 1, the new one writes 2 and reads both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Formats {
+    /// The old one reads both too.
+    Both,
+    /// The old one reads its own alone: no way back.
+    Newer,
 }
 
 /// Kinds of faults that can be left out, to afford more of the others.
@@ -32,14 +45,18 @@ pub(crate) struct Kinds {
     pub(crate) drops: bool,
     /// SIGSTOP, and CONT at any later time or never.
     pub(crate) stops: bool,
+    /// Servers on probation say that they are not healthy.
+    pub(crate) votes: bool,
     /// Timers run out although something else was about to happen; the operator aborts.
     pub(crate) hurry: bool,
 }
 
 impl Kinds {
-    pub(crate) const ALL: Kinds = Kinds { power: true, errors: true, drops: true, stops: true, hurry: true };
+    pub(crate) const ALL: Kinds =
+        Kinds { power: true, errors: true, drops: true, stops: true, votes: true, hurry: true };
     pub(crate) const KILLS: Kinds =
-        Kinds { power: false, errors: false, drops: false, stops: false, hurry: false };
+        Kinds { power: false, errors: false, drops: false, stops: false, votes: false, hurry: false };
+    pub(crate) const VOTES: Kinds = Kinds { votes: true, ..Kinds::KILLS };
     pub(crate) const STOPS: Kinds = Kinds { stops: true, ..Kinds::KILLS };
 }
 
@@ -50,6 +67,8 @@ impl Rules {
             restartable,
             faults,
             upgrades: 1,
+            probation: false,
+            formats: Formats::Both,
             kinds,
             mutant: None,
             safety_only: false,
@@ -68,6 +87,19 @@ impl Rules {
     pub(crate) fn fences(&self) -> Fences {
         let whole = Fences { no_claim: false, no_lock: false, no_end: false };
         if let Some(Mutant::Fences(fences)) = self.mutant { fences } else { whole }
+    }
+
+    pub(crate) fn on_probation(restartable: bool, faults: u8, kinds: Kinds) -> Self {
+        Self { probation: true, ..Self::new(restartable, faults, kinds) }
+    }
+
+    /// The state formats of a build, the first one is 0: what it reads, what it writes.
+    pub(crate) fn formats_of(&self, build: u8) -> (Vec<u32>, u32) {
+        match (build, self.formats) {
+            (0, Formats::Newer) => (vec![1], 1),
+            (0, Formats::Both) => (vec![1, 2], 1),
+            (_, Formats::Both | Formats::Newer) => (vec![1, 2], 2),
+        }
     }
 
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
@@ -98,6 +130,10 @@ pub(crate) enum Mutant {
     RefusesForEver,
     /// Nobody notices that the supervisor hangs.
     NoLease,
+    /// Nobody asks whether the old build reads what the new one writes.
+    WayBackNotAsked,
+    /// The end of a probation is not written down.
+    ProbationNeverOver,
 }
 
 /// What keeps two processes from writing.

@@ -73,6 +73,10 @@ pub(crate) fn begin(w: &mut World, n: usize, epoch: Epoch, hook: Hook, rules: &R
         }
     }
     w.ghost.last = (epoch, id);
+    let format = rules.formats_of(w.build(id)).1;
+    if !rules.overlaps() && w.disk.format != format {
+        w.disk_mut().format = format;
+    }
     let revision = w.disk.revision;
     let Some(live) = w.live(id) else { return Ok(()) };
     if !rules.overlaps() && live.memory != Some(revision) {

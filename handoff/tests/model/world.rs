@@ -1,7 +1,8 @@
 //! The world around the machines: processes, channels, disk, lock. Small enough to be hashed, real enough to hurt.
 
+use crate::rules::Rules;
 use handoff::ids::{Epoch, HandoffId, InstanceId};
-use handoff::machine::recovery::{FoundHandoff, FoundInstance};
+use handoff::machine::recovery::{FoundHandoff, FoundInstance, FoundTrial};
 use handoff::machine::{Effect, Hook, Input, Instance, Peer, Supervisor, Timer};
 use handoff::wire::Stamped;
 use std::cell::Cell;
@@ -9,6 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything there is. Dead processes stay as husks, so that an index names one process for ever.
 #[derive(Clone, Debug, Hash)]
@@ -51,8 +53,12 @@ pub(crate) struct Disk {
     pub(crate) revision: u8,
     /// The epoch of the last record.
     pub(crate) stamped: Epoch,
+    /// The format that the last tenure wrote.
+    pub(crate) format: u32,
     /// What the journal shows open.
     pub(crate) open: Option<OpenRecord>,
+    /// What the journal shows on probation.
+    pub(crate) trial: Option<TrialRecord>,
 }
 
 #[derive(Clone, Copy, Debug, Hash)]
@@ -61,11 +67,30 @@ pub(crate) struct OpenRecord {
     pub(crate) incumbent: InstanceId,
     pub(crate) successor: InstanceId,
     pub(crate) epoch: Epoch,
+    pub(crate) probation: bool,
+}
+
+#[derive(Clone, Copy, Debug, Hash)]
+pub(crate) struct TrialRecord {
+    pub(crate) handoff: HandoffId,
+    pub(crate) previous: InstanceId,
+    pub(crate) serving: InstanceId,
+}
+
+/// How long anybody is on probation.
+pub(crate) const WINDOW: Duration = Duration::from_secs(10);
+
+impl From<TrialRecord> for FoundTrial {
+    fn from(t: TrialRecord) -> Self {
+        FoundTrial { handoff: t.handoff, previous: t.previous, serving: t.serving, window: WINDOW }
+    }
 }
 
 impl From<OpenRecord> for FoundHandoff {
     fn from(r: OpenRecord) -> Self {
-        FoundHandoff { handoff: r.handoff, incumbent: r.incumbent, successor: r.successor, epoch: r.epoch }
+        let probation = if r.probation { WINDOW } else { Duration::ZERO };
+        let OpenRecord { handoff, incumbent, successor, epoch, .. } = r;
+        FoundHandoff { handoff, incumbent, successor, epoch, probation }
     }
 }
 
@@ -110,6 +135,7 @@ pub(crate) struct Link {
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct Proc {
     pub(crate) id: InstanceId,
+    pub(crate) build: u8,
     /// `None`: dead.
     pub(crate) live: Option<Live>,
 }
@@ -203,12 +229,13 @@ pub(crate) struct Finding {
     pub(crate) epoch: Epoch,
     pub(crate) handoff: HandoffId,
     pub(crate) peer: InstanceId,
+    pub(crate) build: u8,
 }
 
 impl Finding {
-    pub(crate) fn found(&self, strategy: handoff::wire::Strategy) -> FoundInstance {
+    pub(crate) fn found(&self, rules: &Rules) -> FoundInstance {
         FoundInstance {
-            hello: crate::hello(self.id, handoff::wire::Role::Incumbent, self.epoch, strategy),
+            hello: crate::hello(self.id, handoff::wire::Role::Incumbent, self.epoch, self.build, rules),
             standing: self.standing,
             epoch: self.epoch,
             handoff: self.handoff,
@@ -238,6 +265,10 @@ pub(crate) struct Running {
     pub(crate) exit_told: BTreeSet<InstanceId>,
     /// Kill orders whose `Gone` is due.
     pub(crate) due: BTreeSet<Peer>,
+    /// The build that the open upgrade brings.
+    pub(crate) wanted: u8,
+    /// The way back to the build of this instance is being looked for.
+    pub(crate) turning: Option<InstanceId>,
     /// Found and of no handoff that is known: they end before anything else happens.
     pub(crate) strangers: Vec<InstanceId>,
 }
@@ -256,6 +287,8 @@ impl Running {
             inboxes: Vec::new(),
             exit_told: BTreeSet::new(),
             due: BTreeSet::new(),
+            wanted: 0,
+            turning: None,
             strangers: Vec::new(),
         }
     }
@@ -292,6 +325,10 @@ impl World {
     pub(crate) fn live_mut(&mut self, id: InstanceId) -> Option<&mut Live> {
         let n = self.index(id)?;
         self.procs[n].edit().live.as_mut()
+    }
+
+    pub(crate) fn build(&self, id: InstanceId) -> u8 {
+        self.procs.iter().find(|p| p.id == id).map_or(0, |p| p.build)
     }
 
     pub(crate) fn alive(&self, id: InstanceId) -> bool {

@@ -3,7 +3,7 @@
 use crate::Table;
 use crate::words::{BASE, HANDOFF, N, NEXT, digest, from, hello, refused, stale};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
-use handoff::machine::{Command, Input, Peer, Step, Supervisor, Timer, Upgrade};
+use handoff::machine::{Command, Input, Peer, Step, Supervisor, Timer, Upgrade, Way};
 use handoff::wire::{Message, Role, Stamped, Standing};
 use std::time::Duration;
 
@@ -11,12 +11,18 @@ const INCUMBENT: Peer = Peer::Incumbent;
 const SUCCESSOR: Peer = Peer::Successor;
 
 fn upgrade() -> Input {
+    upgrade_by(Way::Forward)
+}
+
+fn upgrade_by(way: Way) -> Input {
     Input::Command(Command::Upgrade(Upgrade {
         handoff: HANDOFF,
         successor: N,
         deadline: Duration::from_secs(300),
         drain_grace: Duration::from_secs(60),
         freeze_budget: Duration::from_secs(2),
+        probation: Duration::from_secs(10),
+        way,
     }))
 }
 
@@ -57,6 +63,8 @@ pub(crate) fn table() -> Table<Supervisor> {
     let sealing = with(&preparing, vec![from(INCUMBENT, Message::Drained { open: 1 })]);
     let readying = with(&sealing, vec![from(INCUMBENT, sealed())]);
     let activating = with(&readying, vec![from(SUCCESSOR, ready(true))]);
+    let probation = with(&activating, vec![from(SUCCESSOR, Message::Active { epoch: NEXT })]);
+    let voted = from(INCUMBENT, Message::Unhealthy { why: "disk".to_owned() });
     let reading = with(&activating, vec![Input::Expired(Timer::Active)]);
     let asking = with(&reading, vec![Input::Claimed(NEXT, None)]);
     let owner = with(&reading, vec![Input::Claimed(NEXT, Some(N))]);
@@ -88,6 +96,8 @@ pub(crate) fn table() -> Table<Supervisor> {
         ("Emptying", emptying.clone()),
         ("Pausing", with(&emptying, again)),
         ("Failed", failed),
+        ("Probation", probation.clone()),
+        ("Probation (turning back)", with(&probation, vec![voted])),
         ("Greeting", greeting.clone()),
         ("Warming", warming.clone()),
         ("Ending", with(&warming, vec![Input::Command(Command::Abort)])),
@@ -113,9 +123,11 @@ pub(crate) fn table() -> Table<Supervisor> {
     let inputs = vec![
         ("start", Input::Command(Command::Start)),
         ("upgrade", upgrade()),
+        ("upgrade, back", upgrade_by(Way::Back)),
         ("abort", Input::Command(Command::Abort)),
         ("stop", Input::Command(Command::Stop)),
         ("O: Hello", greets(INCUMBENT, o(), Role::Cold)),
+        ("O: Unhealthy", o_says(Message::Unhealthy { why: "disk".to_owned() })),
         ("O: Adopted", adopted(INCUMBENT)),
         ("O: Active", active(1)),
         ("O: Drained", o_says(Message::Drained { open: 1 })),
@@ -151,11 +163,14 @@ pub(crate) fn table() -> Table<Supervisor> {
         ("T_kill over", Input::Expired(Timer::Silent)),
         ("back-off over", Input::Expired(Timer::Backoff)),
         ("served long", Input::Expired(Timer::Healthy)),
+        ("probation over", Input::Expired(Timer::Probation)),
+        ("no progress", Input::Expired(Timer::Stall)),
         ("cold start late", Input::Expired(Timer::ColdStart)),
         ("claim e+1: nobody", Input::Claimed(NEXT, None)),
         ("claim e+1: O", Input::Claimed(NEXT, Some(o()))),
         ("claim e+1: N", Input::Claimed(NEXT, Some(N))),
         ("spawn fails", Input::Failed(Step::Spawn, "no such file".to_owned())),
+        ("no way back", Input::Failed(Step::TurnBack, "it is gone".to_owned())),
         ("journal fails", Input::Failed(Step::Persist, "full".to_owned())),
     ];
     let first = Supervisor::new(InstanceId(0), 1);

@@ -29,9 +29,10 @@ enum Mode {
     OtherDataDir,
     OtherListeners,
     OtherStateFormat,
+    NewerStateFormat,
 }
 
-const MODES: [(&str, Mode); 14] = [
+const MODES: [(&str, Mode); 15] = [
     ("exits-at-once", Mode::ExitsAtOnce),
     ("hangs-before-hello", Mode::HangsBeforeHello),
     ("garbage-instead-of-hello", Mode::GarbageInsteadOfHello),
@@ -46,6 +47,7 @@ const MODES: [(&str, Mode); 14] = [
     ("other-data-dir", Mode::OtherDataDir),
     ("other-listeners", Mode::OtherListeners),
     ("other-state-format", Mode::OtherStateFormat),
+    ("newer-state-format", Mode::NewerStateFormat),
 ];
 
 /// Set when the program has started itself again with another environment.
@@ -103,7 +105,8 @@ fn main() -> ExitCode {
         | Mode::HangsInOpen
         | Mode::OtherDigest
         | Mode::Unhealthy
-        | Mode::OtherStateFormat => {}
+        | Mode::OtherStateFormat
+        | Mode::NewerStateFormat => {}
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -115,9 +118,12 @@ fn main() -> ExitCode {
     let ended = if mode == Mode::OtherStateFormat {
         // no build that is compared with it reads this format, and it reads none of theirs
         bad.reached();
-        runtime.block_on(handoff::sdk::serve::<Broken<4711>>(Launch::new(bad).build_id(text)))
+        runtime.block_on(handoff::sdk::serve::<Broken<4711, 4711>>(Launch::new(bad).build_id(text)))
+    } else if mode == Mode::NewerStateFormat {
+        // it reads what is there, and nobody else reads what it writes
+        runtime.block_on(handoff::sdk::serve::<Broken<1, 4711>>(Launch::new(bad).build_id(text)))
     } else {
-        runtime.block_on(handoff::sdk::serve::<Broken<1>>(Launch::new(bad).build_id(text)))
+        runtime.block_on(handoff::sdk::serve::<Broken<1, 1>>(Launch::new(bad).build_id(text)))
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -173,16 +179,16 @@ fn talk_garbage() {
 }
 
 /// The service as demo-server declares it, but for the state format.
-struct Broken<const FORMAT: u32>(Bad);
+struct Broken<const READS: u32, const WRITES: u32>(Bad);
 
-impl<const FORMAT: u32> Successor for Broken<FORMAT> {
+impl<const READS: u32, const WRITES: u32> Successor for Broken<READS, WRITES> {
     type Config = Bad;
     type Incumbent = Never;
     const SERVICE: Service = Service {
         name: "demo-server",
         strategy: Strategy::Exclusive,
-        state_reads: &[FORMAT],
-        state_writes: FORMAT,
+        state_reads: &[READS, WRITES],
+        state_writes: WRITES,
         connection_reads: &[1],
         connection_writes: 1,
     };
@@ -216,7 +222,8 @@ impl<const FORMAT: u32> Successor for Broken<FORMAT> {
             | Mode::Unhealthy
             | Mode::OtherDataDir
             | Mode::OtherListeners
-            | Mode::OtherStateFormat => Ok(Self(bad)),
+            | Mode::OtherStateFormat
+            | Mode::NewerStateFormat => Ok(Self(bad)),
         }
     }
 
@@ -228,12 +235,12 @@ impl<const FORMAT: u32> Successor for Broken<FORMAT> {
             Mode::HangsInOpen => std::future::pending().await,
             // right in everything else: demo-server's digest of a store that nobody has written to
             Mode::Unhealthy => Ok(Opened {
-                digest: Digest { format: FORMAT, generation: 1, shards: vec![ShardDigest::default(); 2] },
+                digest: Digest { format: READS, generation: 1, shards: vec![ShardDigest::default(); 2] },
                 healthy: false,
                 ..Opened::default()
             }),
             _ => Ok(Opened {
-                digest: Digest { format: FORMAT, generation: 4711, shards: Vec::new() },
+                digest: Digest { format: READS, generation: 4711, shards: Vec::new() },
                 ..Opened::default()
             }),
         }

@@ -1,5 +1,8 @@
 //! A stateless server of the overlap strategy, on the real SDK: answers each PING with its process id. When it
 //! retires it hands every connection over as soon as that is idle.
+//!
+//! What it is called by chooses what is wrong with it: `overlap-mute` takes no connections over; `overlap-ill`
+//! says that it is not healthy once it serves, `overlap-votes` votes itself down, `overlap-stuck` never finishes its own check.
 
 use handoff::sdk::{
     Connection, Context, Digest, Disk, HookError, HookResult, Incumbent, Launch, Leaving, Opened, Parked,
@@ -14,10 +17,16 @@ const PING: &[u8] = b"PING\r\n";
 
 /// Before it serves there is nothing to know but the format of its connections.
 #[derive(Debug)]
-struct Before<const FORMAT: u32>;
+struct Before<const FORMAT: u32>(Context<()>);
+
+/// What is wrong with it.
+fn called(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|called| called.to_string_lossy().ends_with(name))
+}
 
 #[derive(Clone, Debug)]
 struct Serving {
+    context: Context<()>,
     leaving: watch::Sender<Option<Leaving>>,
     conversations: Arc<Mutex<JoinSet<()>>>,
 }
@@ -84,8 +93,8 @@ impl<const FORMAT: u32> Successor for Before<FORMAT> {
         ..Service::new("overlap-server")
     };
 
-    async fn warm(_: Context<()>) -> HookResult<Self> {
-        Ok(Before)
+    async fn warm(context: Context<()>) -> HookResult<Self> {
+        Ok(Before(context))
     }
 
     async fn open(&mut self, _: Disk) -> HookResult<Opened> {
@@ -93,7 +102,8 @@ impl<const FORMAT: u32> Successor for Before<FORMAT> {
     }
 
     async fn serve(self, tenure: Tenure, _: Vec<Parked>) -> HookResult<Serving> {
-        let serving = Serving { leaving: watch::Sender::new(None), conversations: Arc::default() };
+        let (leaving, conversations) = (watch::Sender::new(None), Arc::default());
+        let serving = Serving { context: self.0, leaving, conversations };
         let listener = tenure.listener("resp")?;
         let accepting = serving.clone();
         tokio::spawn(async move {
@@ -127,6 +137,16 @@ impl Incumbent for Serving {
         Ok(())
     }
 
+    async fn health(&mut self) -> HookResult<()> {
+        if called("overlap-stuck") {
+            std::future::pending::<()>().await;
+        }
+        if called("overlap-votes") {
+            self.context.vote_down("this build was voted down");
+        }
+        if called("overlap-ill") { Err(HookError::new("this build feels ill")) } else { Ok(()) }
+    }
+
     async fn retire(self, leaving: Leaving) -> HookResult<()> {
         self.leaving.send_replace(Some(leaving));
         let mut conversations =
@@ -138,9 +158,7 @@ impl Incumbent for Serving {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let mute =
-        std::env::args_os().next().is_some_and(|name| name.to_string_lossy().ends_with("overlap-mute"));
-    let served = match mute {
+    let served = match called("overlap-mute") {
         false => serve::<Before<1>>(Launch::new(())).await,
         true => serve::<Before<2>>(Launch::new(())).await,
     };

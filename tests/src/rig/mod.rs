@@ -216,10 +216,12 @@ impl Rig {
         c
     }
 
-    /// `handoffctl upgrade --format json ..`
+    /// `handoffctl upgrade --format json ..`; without a probation, unless one is named: a death afterwards is a
+    /// death then.
     #[must_use]
     pub fn upgrade(&self, args: &[&str]) -> Finished {
-        self.ctl("upgrade", &[&["--format", "json"], args].concat())
+        let probation: &[&str] = if args.contains(&"--probation") { &[] } else { &["--probation", "0s"] };
+        self.ctl("upgrade", &[&["--format", "json"], args, probation].concat())
     }
 
     /// An upgrade to this program.

@@ -43,12 +43,17 @@ Exit codes:
   12  outcome unknown: ask `handoffctl status`, which reads the claim files
   13  busy: another upgrade or a recovery is open; run: the directories are in use
   14  upgrade: preflight failed, the server was not touched; run: cannot start
+  15  upgrade --wait-probation: the new server did not stand its probation, the build before serves again
   16  abort: nothing to abort, or too late
   70  internal error";
 
 const UPGRADE_HELP: &str = "\
 The command waits for the end. On a terminal it shows the phases on stderr as they happen; the result goes to
 stdout, as one block or, with --format json, as one object on one line (for every exit code except 2).
+
+After the commit the new server is on probation: if it dies, makes no progress for 6 s, or says that it is not healthy
+within that time, the supervisor goes back to the build before, by a handoff or, where nobody can hand over, from
+disk. `status` and `history` show it as rolled_back. The next upgrade ends a probation.
 
 Without --binary the PROGRAM of `run` is resolved again: install the new build at the same path, then upgrade.
 A relative --binary is relative to your directory. Arguments and environment are those of `run`.
@@ -67,6 +72,7 @@ Exit codes:
   12  unknown: the supervisor went away before it answered; `handoffctl status` reads the claim files
   13  another upgrade is running
   14  preflight failed, the old server was not touched
+  15  with --wait-probation: committed, did not stand its probation, the build before serves again
   70  internal error";
 
 const RUN_HELP: &str = "\
@@ -88,6 +94,25 @@ Exit codes:
    2  usage
   13  run dir or data dir in use by another supervisor or lineage
   14  cannot start: a directory, an address or the program is not as it must be
+  70  internal error";
+
+const ROLLBACK_HELP: &str = "\
+A handoff in the other direction: to the newest kept build that is not the one that serves, called as it was then, from
+the copy that the supervisor keeps, whatever became of the file. Builds are kept as long as one of the last claims
+names them. While an upgrade is on probation it goes back to the build before that upgrade.
+
+Examples:
+  handoffctl rollback --run-dir /run/kv
+
+Exit codes:
+   0  rolled back: the build before serves
+   2  usage
+   3  no supervisor answers in this run dir
+  10  aborted, the running server serves on
+  11  aborted, a server had to be started from disk
+  12  unknown: the supervisor went away before it answered
+  13  another upgrade is running
+  14  there is nothing to go back to, or it does not fit; the running server was not touched
   70  internal error";
 
 const STATUS_HELP: &str = "\
@@ -141,6 +166,9 @@ pub(crate) enum Command {
     /// Replace the running server by another build of it
     #[command(after_long_help = UPGRADE_HELP)]
     Upgrade(Upgrade),
+    /// Go back to the build that served before
+    #[command(after_long_help = ROLLBACK_HELP)]
+    Rollback(Rollback),
     /// Show who serves and whether anything is open
     #[command(after_long_help = STATUS_HELP)]
     Status(Query),
@@ -191,6 +219,35 @@ pub(crate) struct Upgrade {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_positive)]
     pub(crate) freeze_budget: Duration,
     /// Time for the whole upgrade
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_positive)]
+    pub(crate) deadline: Duration,
+    /// How long the new server has to prove itself; 0s: not at all
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) probation: Duration,
+    /// Wait for the end of the probation; 15 when the service went back
+    #[arg(long)]
+    pub(crate) wait_probation: bool,
+    /// Accept that the old build cannot read what the new one writes: there is no way back
+    #[arg(long)]
+    pub(crate) one_way: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// `rollback`
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// Run dir of the supervisor
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// Time for the running server to prepare
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) drain_grace: Duration,
+    /// Longest pause of the service before the running server serves on
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_positive)]
+    pub(crate) freeze_budget: Duration,
+    /// Time for all of it
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_positive)]
     pub(crate) deadline: Duration,
     /// How to print the result

@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Aborted,
     /// `upgrade`: a server had to be started from disk.
     ColdStarted,
+    /// The new server did not stand its probation: the build before serves again.
+    RolledBack,
     /// `upgrade`: the claim files know.
     Unknown,
     /// Another upgrade or a recovery is open; `run`: directories in use.
@@ -59,6 +61,7 @@ impl Exit {
             Exit::Unknown => 12,
             Exit::Busy => 13,
             Exit::Preflight => 14,
+            Exit::RolledBack => 15,
             Exit::NothingToAbort => 16,
             Exit::Internal => 70,
         }
@@ -71,6 +74,7 @@ impl Exit {
             // taken back by the old server: for the operator the same as an abort
             Outcome::Aborted | Outcome::Reclaimed => Exit::Aborted,
             Outcome::ColdStarted => Exit::ColdStarted,
+            Outcome::RolledBack => Exit::RolledBack,
             Outcome::PreflightFailed => Exit::Preflight,
             Outcome::Unknown => Exit::Unknown,
         }

@@ -6,6 +6,7 @@ mod commands {
     //! One command, one file.
     pub(crate) mod abort;
     pub(crate) mod history;
+    pub(crate) mod rollback;
     pub(crate) mod run;
     pub(crate) mod status;
     pub(crate) mod upgrade;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         Command::Run(run) => commands::run::main(run),
         Command::Upgrade(upgrade) => commands::upgrade::main(&upgrade),
+        Command::Rollback(rollback) => commands::rollback::main(&rollback),
         Command::Status(query) => commands::status::main(&query),
         Command::Abort(abort) => commands::abort::main(&abort),
         Command::History(query) => commands::history::main(&query),

@@ -114,6 +114,7 @@ fn outcome(report: &HandoffReport) -> String {
         Outcome::Aborted => "aborted: the old server serves on",
         Outcome::Reclaimed => "reclaimed: the new server died after its claim, the old one serves again",
         Outcome::ColdStarted => "cold started: neither server could serve on, one was started from disk",
+        Outcome::RolledBack => "rolled back: the build before serves again",
         Outcome::PreflightFailed => "preflight failed: the old server was not touched",
         Outcome::Unknown => "unknown: ask `handoffctl status`, which reads the claim files",
     }
@@ -191,6 +192,9 @@ pub(crate) fn status(status: &StatusReport, format: Format) -> String {
         let reason = last.reason.as_ref().map_or(String::new(), |r| format!(": {}", clean(r)));
         line(&mut out, "last", &format!("{} {}{reason}", clean(&last.handoff_id), word(last.outcome)));
     }
+    if let Some(handoff) = &status.probation {
+        line(&mut out, "probation", &format!("after {}; `handoffctl rollback` goes back", clean(handoff)));
+    }
     if let Some(n) = status.cold_starts {
         line(&mut out, "cold starts", &n.to_string());
     }
@@ -220,6 +224,7 @@ pub(crate) fn word(outcome: Outcome) -> &'static str {
         Outcome::Aborted => "aborted",
         Outcome::Reclaimed => "reclaimed",
         Outcome::ColdStarted => "cold_started",
+        Outcome::RolledBack => "rolled_back",
         Outcome::PreflightFailed => "preflight_failed",
         Outcome::Unknown => "unknown",
     }
@@ -288,6 +293,7 @@ mod tests {
             Outcome::Aborted,
             Outcome::Reclaimed,
             Outcome::ColdStarted,
+            Outcome::RolledBack,
             Outcome::PreflightFailed,
             Outcome::Unknown,
         ] {

@@ -206,6 +206,7 @@ fn the_state_knows_what_is_open() {
         epoch: Epoch(5),
         sealed: false,
         resolving: None,
+        probation_ms: 0,
     };
     assert_eq!(open(&records[..1]), Some(expected.clone()));
     expected.sealed = true;
@@ -252,4 +253,42 @@ fn compacting_keeps_the_state_and_bounds_the_size() {
         assert_eq!(again.state(), journal.state());
         compacted.append(&Record::Stopped).unwrap();
     }
+}
+
+/// A probation begins with the commit it was agreed on for, and is known until it has ended.
+#[test]
+fn the_state_knows_who_is_on_probation() {
+    let committed = |handoff: u128, terms: bool| {
+        let (incumbent, successor, epoch) = (InstanceId(handoff), InstanceId(handoff + 1), Epoch(5));
+        let handoff = HandoffId(handoff);
+        let mut records = vec![Record::Intent { handoff, incumbent, successor, epoch }];
+        records.extend(terms.then_some(Record::Terms { handoff, probation_ms: 10_000 }));
+        let (outcome, reason) = (Outcome::Committed, None);
+        records.push(Record::Ended { handoff, outcome, reason, epoch: epoch.next() });
+        records
+    };
+    let fold = |parts: &[Vec<Record>]| JournalState::fold(&parts.concat());
+    let compacted = |state: &JournalState| JournalState::fold(&state.records());
+    assert_eq!(fold(&[committed(7, false)]).trial, None);
+    let state = fold(&[committed(7, true)]);
+    let trial = state.trial.clone().expect("on probation");
+    assert_eq!((trial.handoff, trial.previous, trial.serving), (HandoffId(7), InstanceId(7), InstanceId(8)));
+    assert_eq!(compacted(&state), state);
+    assert_eq!(
+        fold(&[committed(7, true), vec![Record::ProbationOver { handoff: HandoffId(7) }]]).trial,
+        None
+    );
+
+    // the record of the rollback stands before the end of the handoff that did it
+    let back = Record::RolledBack { handoff: HandoffId(8), reason: "ill".into(), epoch: Epoch(7) };
+    let mut way_back = committed(8, false);
+    way_back.insert(1, back);
+    let state = fold(&[committed(7, true), way_back]);
+    let last = state.last_ended.clone().expect("an end");
+    assert_eq!(
+        (last.outcome, last.handoff, last.reason.as_deref()),
+        (Outcome::RolledBack, HandoffId(8), Some("ill"))
+    );
+    assert_eq!((state.trial.clone(), state.open.clone()), (None, None));
+    assert_eq!(compacted(&state), state);
 }

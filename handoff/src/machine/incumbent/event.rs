@@ -97,6 +97,7 @@ impl Incumbent {
                     | Message::SealProgress { .. }
                     | Message::SealComplete { .. }
                     | Message::SealFailed { .. }
+                    | Message::Unhealthy { .. }
                     | Message::Begin { .. }
                     | Message::Ready { .. }
                     | Message::Commit
@@ -138,7 +139,9 @@ impl Incumbent {
                 | Timer::Backoff
                 | Timer::Healthy
                 | Timer::Retire(_)
-                | Timer::ColdStart,
+                | Timer::ColdStart
+                | Timer::Probation
+                | Timer::Stall,
             ) => Event::Alien,
             Input::Done(hook, result) => match hook {
                 Hook::Drain => Event::Drained(result.and_then(|report| {
@@ -165,7 +168,7 @@ impl Incumbent {
                 Hook::Resume => Event::Resumed(result.map(drop)),
                 Hook::Retire => Event::Retired,
                 Hook::HandOver => Event::HandedOver,
-                Hook::Warm | Hook::Open | Hook::Receive | Hook::Serve => Event::Alien,
+                Hook::Warm | Hook::Open | Hook::Receive | Hook::Serve | Hook::Health => Event::Alien,
             },
             Input::Locked { highest } => Event::Locked { highest },
             Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),

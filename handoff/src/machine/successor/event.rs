@@ -72,6 +72,7 @@ impl Successor {
                     | Message::SealProgress { .. }
                     | Message::SealComplete { .. }
                     | Message::SealFailed { .. }
+                    | Message::Unhealthy { .. }
                     | Message::Ready { .. }
                     | Message::Started
                     | Message::Active { .. }
@@ -105,7 +106,9 @@ impl Successor {
                 | Timer::Healthy
                 | Timer::Retire(_)
                 | Timer::Grace
-                | Timer::ColdStart,
+                | Timer::ColdStart
+                | Timer::Probation
+                | Timer::Stall,
             ) => Event::Alien,
             Input::Done(hook, result) => match hook {
                 Hook::Warm => Event::Warmed(result.and_then(|report| {
@@ -130,9 +133,13 @@ impl Successor {
                     }
                 })),
                 Hook::Serve => Event::Served(result.map(drop)),
-                Hook::Drain | Hook::Seal | Hook::HandOver | Hook::Verify | Hook::Resume | Hook::Retire => {
-                    Event::Alien
-                }
+                Hook::Drain
+                | Hook::Seal
+                | Hook::HandOver
+                | Hook::Verify
+                | Hook::Resume
+                | Hook::Retire
+                | Hook::Health => Event::Alien,
             },
             Input::Locked { highest } => Event::Locked { highest },
             Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),

@@ -1,15 +1,20 @@
 //! Up to PrepareHandoff: the incumbent is not touched, and an end here is "preflight failed".
 
 use super::event::Event;
+use super::probation::Back;
 use super::{Party, Server, State, Supervisor, Try, fit, millis};
 use crate::journal::Record;
-use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Upgrade, times};
+use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Upgrade, Way, Which, times};
 use crate::wire::Message;
+use std::time::Duration;
 
 impl Supervisor {
     pub(super) fn idle_on(&mut self, server: Server, event: Event) -> Effects {
         match event {
-            Event::Upgrade(upgrade) => self.begin(server, upgrade),
+            Event::Upgrade(upgrade) => {
+                let by_hand = upgrade.way == Way::Back;
+                self.begin(server, upgrade, by_hand.then(Back::by_hand))
+            }
             Event::IncumbentExited => self.died(),
             // the channel broke: the server serves on, S asks it again
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
@@ -26,31 +31,41 @@ impl Supervisor {
                 self.state = State::Idle { server: Server { epoch, ..server } };
                 Vec::new()
             }
-            Event::IncumbentProgress | Event::IncumbentHello { .. } => Vec::new(),
+            Event::IncumbentProgress { .. } | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {
                 Start Abort Stop Drained SealComplete SealFailed Resumed RetiringSaid
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active SuccessorRefused SuccessorProgress SuccessorClosed
                 SuccessorExited SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver
                 DrainOver FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
+                Unhealthy ProbationOver StallOver
                 Alien
             } => self.violation(&event),
         }
     }
 
-    fn begin(&mut self, server: Server, upgrade: Upgrade) -> Effects {
+    pub(super) fn begin(&mut self, server: Server, mut upgrade: Upgrade, back: Option<Back>) -> Effects {
+        let handoff = upgrade.handoff;
+        if upgrade.way != Way::Forward {
+            upgrade.probation = Duration::ZERO;
+        }
+        let probation_ms = u64::from(millis(upgrade.probation));
         let intent = Record::Intent {
             handoff: upgrade.handoff,
             incumbent: server.facts.instance,
             successor: upgrade.successor,
             epoch: server.epoch,
         };
-        self.state = State::Greeting { t: Try { upgrade, server, successor: None } };
-        vec![
-            Effect::Persist(intent),
-            Effect::Spawn(Peer::Successor, upgrade.successor),
+        self.state = State::Greeting { t: Try { upgrade, server, successor: None, back } };
+        let mut effects = vec![Effect::Persist(intent)];
+        if probation_ms > 0 {
+            effects.push(Effect::Persist(Record::Terms { handoff, probation_ms }));
+        }
+        effects.extend([
+            Effect::Spawn(Peer::Successor, upgrade.successor, Which::Wanted),
             Effect::Arm(Timer::Deadline, upgrade.deadline),
-        ]
+        ]);
+        effects
     }
 
     /// Before O was touched: N's tree is ended, nothing else.
@@ -66,6 +81,11 @@ impl Supervisor {
                     return self.end(t, "the successor calls itself another instance".to_owned());
                 }
                 if let Some(reason) = fit::misfit(&t.server.facts, &hello) {
+                    return self.end(t, reason);
+                }
+                if t.upgrade.way == Way::Forward
+                    && let Some(reason) = fit::no_way_back(&t.server.facts, &hello)
+                {
                     return self.end(t, reason);
                 }
                 let Some(ack) = self.ack(&hello, t.server.facts.instance, Some(&t)) else {
@@ -91,7 +111,7 @@ impl Supervisor {
             Event::Failed(Step::Spawn | Step::Persist, why) => self.end(t, why),
             Event::IncumbentExited => self.incumbent_died_early(t),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
-            Event::IncumbentProgress
+            Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::Healthy
             | Event::IncumbentAdopted { .. }
@@ -100,7 +120,8 @@ impl Supervisor {
                 Start Upgrade Stop Drained SealComplete SealFailed Resumed RetiringSaid
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorAdopted Warmed Ready Active
                 SuccessorGone RetiredExited RetiredGone RetireOver DrainOver FreezeOver ActiveOver
-                SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+                SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -136,7 +157,7 @@ impl Supervisor {
             Event::Abort => self.end(t, "aborted by the operator".to_owned()),
             Event::IncumbentExited => self.incumbent_died_early(t),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
-            Event::IncumbentProgress
+            Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::Healthy
             | Event::IncumbentAdopted { .. }
@@ -145,7 +166,8 @@ impl Supervisor {
                 Start Upgrade Stop Drained SealComplete SealFailed Resumed RetiringSaid
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active SuccessorGone RetiredExited RetiredGone RetireOver DrainOver
-                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -166,12 +188,15 @@ impl Supervisor {
             Event::SuccessorGone => {
                 let (handoff, epoch) = (t.upgrade.handoff, t.server.epoch);
                 let outcome = Outcome::PreflightFailed;
+                let mut effects = vec![Effect::Forget(Peer::Successor)];
+                effects.extend(t.stays());
                 self.state = State::Idle { server: t.server };
-                vec![
-                    Effect::Forget(Peer::Successor),
-                    Effect::Persist(Record::Ended { handoff, outcome, reason: Some(reason.clone()), epoch }),
-                    Effect::Report(Ended { handoff, outcome, reason: Some(reason), epoch }),
-                ]
+                let reason = Some(reason);
+                effects.extend([
+                    Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
+                    Effect::Report(Ended { handoff, outcome, reason, epoch }),
+                ]);
+                effects
             }
             // what it said itself is the better reason than how its end was seen
             Event::SuccessorRefused { why } => {
@@ -186,7 +211,7 @@ impl Supervisor {
                 false,
             ),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
-            Event::IncumbentProgress
+            Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::SuccessorClosed
             | Event::SuccessorExited
@@ -197,7 +222,8 @@ impl Supervisor {
                 Start Upgrade Abort Stop Drained SealComplete SealFailed Resumed RetiringSaid
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active RetiredExited RetiredGone RetireOver DeadlineOver DrainOver
-                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }

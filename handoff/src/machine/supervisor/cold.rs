@@ -4,7 +4,7 @@ use super::event::Event;
 use super::{Party, Server, State, Supervisor, Why};
 use crate::ids::{Epoch, InstanceId};
 use crate::journal::Record;
-use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, times};
+use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Which, times};
 use crate::wire::{Hello, Message};
 
 /// Crashes without a healthy stretch in between after which nothing is started any more.
@@ -20,7 +20,8 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Alien
+                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -44,7 +45,8 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Alien
+                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -79,7 +81,8 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver Healthy ColdStartOver Claimed Failed Alien
+                ActiveOver SilentOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -87,10 +90,10 @@ impl Supervisor {
     pub(super) fn start_cold(&mut self, why: Why) -> Effects {
         self.spawned += 1;
         let instance = self.base.nth(self.spawned);
-        let reason = match &why {
-            Why::First => "first start".to_owned(),
-            Why::Died => "the server died".to_owned(),
-            Why::Handoff { reason, .. } => reason.clone(),
+        let (reason, which) = match &why {
+            Why::First => ("first start".to_owned(), Which::Highest),
+            Why::Died => ("the server died".to_owned(), Which::Highest),
+            Why::Handoff { reason, back, .. } => (reason.clone(), back.map_or(Which::Highest, Which::Of)),
         };
         if why != Why::First {
             self.cold_starts += 1;
@@ -98,7 +101,7 @@ impl Supervisor {
         self.state = State::Starting { why, instance, facts: None };
         vec![
             Effect::Persist(Record::ColdStart { instance, reason }),
-            Effect::Spawn(Peer::Incumbent, instance),
+            Effect::Spawn(Peer::Incumbent, instance, which),
             Effect::Arm(Timer::ColdStart, times::COLD_START),
         ]
     }
@@ -136,13 +139,14 @@ impl Supervisor {
             }
             Event::Failed(Step::Spawn, reason) => self.start_failed(why, reason),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
-            Event::IncumbentProgress => Vec::new(),
+            Event::IncumbentProgress { .. } => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete
                 SealFailed Resumed RetiringSaid IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy Claimed Failed Alien
+                ActiveOver SilentOver BackoffOver Healthy Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -155,9 +159,17 @@ impl Supervisor {
             Effect::Arm(Timer::Healthy, times::HEALTHY),
             Effect::Persist(Record::Serving { instance, epoch }),
         ];
-        if let Why::Handoff { handoff, reason } = why {
-            let (handoff, outcome, reason) = (*handoff, Outcome::ColdStarted, Some(reason.clone()));
-            effects.push(Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }));
+        if let Why::Handoff { handoff, reason, back } = why {
+            let (handoff, reason) = (*handoff, reason.clone());
+            let outcome = if back.is_some() {
+                effects.push(Effect::Persist(Record::RolledBack { handoff, reason: reason.clone(), epoch }));
+                Outcome::RolledBack
+            } else {
+                Outcome::ColdStarted
+            };
+            let (ended, reason) = (Outcome::ColdStarted, Some(reason));
+            let record = Record::Ended { handoff, outcome: ended, reason: reason.clone(), epoch };
+            effects.push(Effect::Persist(record));
             effects.push(Effect::Report(Ended { handoff, outcome, reason, epoch }));
         }
         effects
@@ -191,7 +203,8 @@ impl Supervisor {
                 IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active SuccessorRefused
                 SuccessorProgress SuccessorClosed SuccessorExited SuccessorGone RetiredExited
                 RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
-                BackoffOver Healthy ColdStartOver Claimed Failed Alien
+                BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -222,7 +235,8 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Alien
+                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -247,7 +261,8 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active
                 SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited RetiredExited
                 RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
-                BackoffOver Healthy ColdStartOver Claimed Failed Alien
+                BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }

@@ -62,12 +62,13 @@ impl Supervisor {
                 Party::Alive,
                 false,
             ),
-            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Healthy => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
                 SuccessorAdopted Warmed Ready Active SuccessorGone RetiredExited RetiredGone
                 RetireOver FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
+                Unhealthy ProbationOver StallOver
                 Alien
             } => self.violation(&event),
         }
@@ -136,12 +137,13 @@ impl Supervisor {
             Event::IncumbentExited => {
                 self.sealed(t, "the incumbent died; awaited SealComplete".to_owned(), Party::Ending)
             }
-            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Healthy => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
                 SuccessorAdopted Warmed Ready Active SuccessorGone RetiredExited RetiredGone
                 RetireOver DrainOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
+                Unhealthy ProbationOver StallOver
                 Alien
             } => self.violation(&event),
         }
@@ -247,12 +249,13 @@ impl Supervisor {
                     asked,
                 ),
             ),
-            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Healthy => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
                 SuccessorAdopted Warmed Ready Active SuccessorGone RetiredExited RetiredGone
                 RetireOver DrainOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
+                Unhealthy ProbationOver StallOver
                 Alien
             } => self.violation(&event),
         }
@@ -315,14 +318,15 @@ impl Supervisor {
             Event::RetiringSaid { .. }
             | Event::IncumbentClosed
             | Event::IncumbentAdopted { .. }
-            | Event::IncumbentProgress
+            | Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::Healthy => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop IncumbentHello Drained SealComplete SealFailed Resumed
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active SuccessorGone RetiredExited RetiredGone RetireOver DrainOver
-                FreezeOver SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+                FreezeOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -354,14 +358,16 @@ impl Supervisor {
             Event::SuccessorGone => {
                 let handoff = t.upgrade.handoff;
                 let instance = t.server.facts.instance;
+                let mut effects = vec![Effect::Forget(Peer::Successor)];
+                effects.push(Effect::Persist(Record::Serving { instance, epoch }));
+                effects.extend(t.stays());
                 self.state = State::Idle { server: Server { facts: t.server.facts, epoch } };
                 let reason = Some(reason);
-                vec![
-                    Effect::Forget(Peer::Successor),
-                    Effect::Persist(Record::Serving { instance, epoch }),
+                effects.extend([
                     Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
                     Effect::Report(Ended { handoff, outcome, reason, epoch }),
-                ]
+                ]);
+                effects
             }
             Event::IncumbentExited => self.resolve(
                 t,
@@ -379,7 +385,7 @@ impl Supervisor {
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. }
-            | Event::IncumbentProgress
+            | Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::SuccessorClosed
             | Event::SuccessorExited
@@ -389,7 +395,8 @@ impl Supervisor {
                 Start Upgrade Abort Stop Drained SealComplete SealFailed RetiringSaid
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active RetiredExited RetiredGone RetireOver DeadlineOver DrainOver
-                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Alien
+                FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }

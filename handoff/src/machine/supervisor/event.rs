@@ -42,7 +42,13 @@ pub(super) enum Event {
         handoff: HandoffId,
         why: String,
     },
-    IncumbentProgress,
+    IncumbentProgress {
+        progress: u64,
+    },
+    /// It says so of itself.
+    Unhealthy {
+        why: String,
+    },
     IncumbentActive {
         epoch: Epoch,
     },
@@ -90,6 +96,8 @@ pub(super) enum Event {
     BackoffOver,
     Healthy,
     ColdStartOver,
+    ProbationOver,
+    StallOver,
     // answers
     Claimed(Epoch, Option<InstanceId>),
     Failed(Step, String),
@@ -117,7 +125,10 @@ pub(super) fn sort(input: Input) -> Event {
                 Message::Retiring => Event::RetiringSaid { handoff },
                 Message::Refused(Refused { why, .. }) => Event::IncumbentRefused { handoff, why },
                 Message::Active { epoch } => Event::IncumbentActive { epoch },
-                Message::Heartbeat { .. } | Message::SealProgress { .. } => Event::IncumbentProgress,
+                Message::Heartbeat { progress } | Message::SealProgress { progress } => {
+                    Event::IncumbentProgress { progress }
+                }
+                Message::Unhealthy { why } => Event::Unhealthy { why },
                 Message::HelloAck(_)
                 | Message::Warmed { .. }
                 | Message::PrepareHandoff { .. }
@@ -166,6 +177,7 @@ pub(super) fn sort(input: Input) -> Event {
                 | Message::Parked { .. }
                 | Message::ParkedMore { .. }
                 | Message::ParkedAck { .. }
+                | Message::Unhealthy { .. }
                 | Message::End { .. } => Event::Alien,
             }
         }
@@ -195,6 +207,8 @@ pub(super) fn sort(input: Input) -> Event {
             Timer::Healthy => Event::Healthy,
             Timer::Retire(instance) => Event::RetireOver(instance),
             Timer::ColdStart => Event::ColdStartOver,
+            Timer::Probation => Event::ProbationOver,
+            Timer::Stall => Event::StallOver,
             Timer::Lease | Timer::SelfCommit | Timer::Started | Timer::Grace => Event::Alien,
         },
         Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),

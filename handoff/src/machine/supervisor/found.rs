@@ -1,7 +1,9 @@
 //! The states a restarted supervisor begins in; [`crate::machine::recovery`] decides which.
 
+use super::probation::Back;
 use super::{Party, Server, State, Supervisor, Try, Why};
 use crate::ids::{Epoch, InstanceId};
+use crate::machine::recovery::FoundTrial;
 use crate::machine::step::{Effects, Upgrade};
 use crate::wire::Hello;
 
@@ -11,10 +13,32 @@ impl Supervisor {
         self.state = State::Idle { server: Server { facts: Box::new(hello), epoch } };
     }
 
-    /// A cold-started server is on its way.
-    pub(in crate::machine) fn found_starting(&mut self, hello: Hello) {
+    /// Somebody serves, and has not proven itself: its probation begins anew, the time of the first one is not known.
+    pub(in crate::machine) fn found_on_probation(
+        &mut self,
+        hello: Hello,
+        epoch: Epoch,
+        trial: FoundTrial,
+    ) -> Effects {
+        let server = Server { facts: Box::new(hello), epoch };
+        self.watch(server, trial.handoff, trial.previous, trial.window)
+    }
+
+    /// A cold-started server is on its way, perhaps to go back.
+    pub(in crate::machine) fn found_starting(&mut self, hello: Hello, trial: Option<FoundTrial>) {
         let instance = hello.instance;
-        self.state = State::Starting { why: Why::Died, instance, facts: Some(Box::new(hello)) };
+        let why = trial.map_or(Why::Died, |trial| Self::fallen(&trial));
+        self.state = State::Starting { why, instance, facts: Some(Box::new(hello)) };
+    }
+
+    /// The server on probation is gone: the build before it is started from disk.
+    pub(in crate::machine) fn found_fallen(&mut self, trial: FoundTrial) -> Effects {
+        self.start_cold(Self::fallen(&trial))
+    }
+
+    fn fallen(trial: &FoundTrial) -> Why {
+        let reason = "the new server died on probation, and so did the supervisor".to_owned();
+        Why::Handoff { handoff: trial.handoff, reason, back: Some(trial.previous) }
     }
 
     /// A handoff is open: who owns its epoch?
@@ -25,11 +49,13 @@ impl Supervisor {
         base: Epoch,
         successor: Option<Hello>,
         reason: String,
+        undone: Option<FoundTrial>,
     ) -> Effects {
+        let back = undone.map(|trial| Back::resumed(trial.handoff, trial.previous));
         let facts = Box::new(incumbent);
         let party = if successor.is_some() { Party::Alive } else { Party::Ending };
         let successor = successor.map(Box::new);
-        let t = Try { upgrade, server: Server { facts, epoch: base }, successor };
+        let t = Try { upgrade, server: Server { facts, epoch: base }, successor, back };
         // whether it was asked to seal is not known: counted as asked
         self.resolve(t, reason, Party::Alive, party, true)
     }
@@ -42,10 +68,13 @@ impl Supervisor {
         base: Epoch,
         successor: Hello,
         reason: String,
+        undone: Option<FoundTrial>,
     ) -> Effects {
+        let back = undone.map(|trial| Back::resumed(trial.handoff, trial.previous));
         // nothing of O's facts is needed any more but its name
         let facts = Box::new(Hello { instance: incumbent, ..successor.clone() });
-        let t = Try { upgrade, server: Server { facts, epoch: base }, successor: Some(Box::new(successor)) };
+        let (server, successor) = (Server { facts, epoch: base }, Some(Box::new(successor)));
+        let t = Try { upgrade, server, successor, back };
         self.resolve(t, reason, Party::Gone, Party::Alive, true)
     }
 

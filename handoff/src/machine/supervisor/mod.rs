@@ -13,6 +13,8 @@ mod cold;
 mod during;
 mod event;
 mod found;
+mod look;
+mod probation;
 mod resolve;
 mod stop;
 #[cfg(test)]
@@ -22,7 +24,6 @@ use super::fit;
 use super::step::{Effect, Effects, Ended, Input, Machine, Outcome, Peer, Timer, Upgrade, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
 use crate::journal::Record;
-use crate::phase::Phase;
 use crate::wire::{Hello, HelloAck, Message, Strategy};
 use event::Event;
 use std::time::Duration;
@@ -56,6 +57,8 @@ struct Try {
     server: Server,
     /// What the successor said of itself; it has not spoken yet where a handoff was found open.
     successor: Option<Box<Hello>>,
+    /// It goes back to a build that served before.
+    back: Option<probation::Back>,
 }
 
 /// A process of a handoff, from S's side.
@@ -74,8 +77,8 @@ enum Why {
     First,
     /// The server died.
     Died,
-    /// A handoff ended with nobody to serve on.
-    Handoff { handoff: HandoffId, reason: String },
+    /// A handoff ended with nobody to serve on, or its server did not stand its probation.
+    Handoff { handoff: HandoffId, reason: String, back: Option<InstanceId> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -105,6 +108,11 @@ enum State {
     /// Somebody serves, nothing is open.
     Idle {
         server: Server,
+    },
+    /// The same, and it has not proven itself yet.
+    Probation {
+        server: Server,
+        trial: probation::Trial,
     },
     /// N was started, its Hello is awaited.
     Greeting {
@@ -177,151 +185,6 @@ impl Supervisor {
         }
     }
 
-    /// The phase of the open handoff.
-    #[must_use]
-    pub fn phase(&self) -> Option<Phase> {
-        match &self.state {
-            State::Greeting { .. } => Some(Phase::Spawn),
-            State::Warming { .. } => Some(Phase::Warm),
-            State::Preparing { .. } => Some(Phase::Drain),
-            State::Sealing { .. } => Some(Phase::Seal),
-            State::Readying { .. } => Some(Phase::Begin),
-            State::Activating { .. } => Some(Phase::Commit),
-            State::Resolving { .. } | State::Settling { .. } => Some(Phase::Resolve),
-            // the phase in which it ended: nothing has to be resolved before the incumbent is touched
-            State::Ending { t, .. } => Some(if t.successor.is_some() { Phase::Warm } else { Phase::Spawn }),
-            State::Emptying { why: Why::Handoff { .. }, .. }
-            | State::Pausing { why: Why::Handoff { .. } }
-            | State::Starting { why: Why::Handoff { .. }, .. }
-            | State::StartFailed { why: Why::Handoff { .. }, .. } => Some(Phase::Resolve),
-            State::Empty
-            | State::Emptying { .. }
-            | State::Pausing { .. }
-            | State::Starting { .. }
-            | State::StartFailed { .. }
-            | State::Idle { .. }
-            | State::Failed { .. }
-            | State::Stopping { .. }
-            | State::Stopped => None,
-        }
-    }
-
-    /// The open handoff.
-    #[must_use]
-    pub fn handoff(&self) -> Option<HandoffId> {
-        match &self.state {
-            State::Greeting { t }
-            | State::Warming { t }
-            | State::Ending { t, .. }
-            | State::Preparing { t }
-            | State::Sealing { t }
-            | State::Readying { t, .. }
-            | State::Activating { t, .. }
-            | State::Settling { t, .. } => Some(t.upgrade.handoff),
-            State::Resolving { r } => Some(r.t.upgrade.handoff),
-            State::Emptying { why: Why::Handoff { handoff, .. }, .. }
-            | State::Pausing { why: Why::Handoff { handoff, .. } }
-            | State::Starting { why: Why::Handoff { handoff, .. }, .. }
-            | State::StartFailed { why: Why::Handoff { handoff, .. }, .. } => Some(*handoff),
-            State::Empty
-            | State::Emptying { .. }
-            | State::Pausing { .. }
-            | State::Starting { .. }
-            | State::StartFailed { .. }
-            | State::Idle { .. }
-            | State::Failed { .. }
-            | State::Stopping { .. }
-            | State::Stopped => None,
-        }
-    }
-
-    /// Who serves now as far as S knows, and under which epoch. During a handoff: the incumbent.
-    #[must_use]
-    pub fn serving(&self) -> Option<(InstanceId, Epoch)> {
-        match &self.state {
-            State::Idle { server } => Some((server.facts.instance, server.epoch)),
-            State::Greeting { t }
-            | State::Warming { t }
-            | State::Ending { t, .. }
-            | State::Preparing { t }
-            | State::Sealing { t }
-            | State::Readying { t, .. }
-            | State::Activating { t, .. } => Some((t.server.facts.instance, t.server.epoch)),
-            State::Settling { t, epoch, .. } => Some((t.server.facts.instance, *epoch)),
-            State::Resolving { r } => Some((r.t.server.facts.instance, r.t.server.epoch)),
-            State::Empty
-            | State::Emptying { .. }
-            | State::Pausing { .. }
-            | State::Starting { .. }
-            | State::StartFailed { .. }
-            | State::Failed { .. }
-            | State::Stopping { .. }
-            | State::Stopped => None,
-        }
-    }
-
-    /// Whether an upgrade can begin now.
-    #[must_use]
-    pub fn upgrade_possible(&self) -> bool {
-        matches!(self.state, State::Idle { .. })
-    }
-
-    /// Whether the open handoff can still be aborted.
-    #[must_use]
-    pub fn abort_possible(&self) -> bool {
-        matches!(
-            self.state,
-            State::Greeting { .. }
-                | State::Warming { .. }
-                | State::Preparing { .. }
-                | State::Sealing { .. }
-                | State::Readying { .. }
-        )
-    }
-
-    /// Why no server is started any more.
-    #[must_use]
-    pub fn failed(&self) -> Option<&str> {
-        if let State::Failed { why } = &self.state { Some(why) } else { None }
-    }
-
-    /// Cold starts after a death, since this supervisor began.
-    #[must_use]
-    pub fn cold_starts(&self) -> u64 {
-        self.cold_starts
-    }
-
-    /// Former incumbents that are leaving.
-    #[must_use]
-    pub fn retiring(&self) -> &[InstanceId] {
-        &self.retiring
-    }
-
-    /// Name of the state, for traces and tables.
-    #[must_use]
-    pub fn state_name(&self) -> &'static str {
-        match &self.state {
-            State::Empty => "Empty",
-            State::Emptying { .. } => "Emptying",
-            State::Pausing { .. } => "Pausing",
-            State::Starting { .. } => "Starting",
-            State::StartFailed { .. } => "StartFailed",
-            State::Idle { .. } => "Idle",
-            State::Greeting { .. } => "Greeting",
-            State::Warming { .. } => "Warming",
-            State::Ending { .. } => "Ending",
-            State::Preparing { .. } => "Preparing",
-            State::Sealing { .. } => "Sealing",
-            State::Readying { .. } => "Readying",
-            State::Activating { .. } => "Activating",
-            State::Resolving { r } => r.state_name(),
-            State::Settling { .. } => "Settling",
-            State::Failed { .. } => "Failed",
-            State::Stopping { .. } => "Stopping",
-            State::Stopped => "Stopped",
-        }
-    }
-
     /// The one place that decides what happens with what a state has no use for: nothing but a trace.
     fn violation(&self, event: &Event) -> Effects {
         let violation = Violation { state: self.state_name(), input: format!("{event:?}") };
@@ -349,9 +212,10 @@ impl Supervisor {
     fn commit(&mut self, t: Try, epoch: Epoch, incumbent: Party) -> Effects {
         let handoff = t.upgrade.handoff;
         let old = t.server.facts.instance;
-        let facts = t.successor.unwrap_or_else(|| t.server.facts.clone());
+        let facts = t.successor.clone().unwrap_or_else(|| t.server.facts.clone());
         let serving = facts.instance;
-        self.state = State::Idle { server: Server { facts, epoch } };
+        let (outcome, reason) = t.committed();
+        let trial = self.probe(&t, Server { facts, epoch });
         let mut effects = vec![
             Effect::Disarm(Timer::Deadline),
             Effect::Disarm(Timer::Freeze),
@@ -362,11 +226,16 @@ impl Supervisor {
         if incumbent == Party::Gone {
             effects.push(Effect::Forget(Peer::Incumbent));
         }
-        effects.extend([
-            Effect::Promote,
-            Effect::Persist(Record::Serving { instance: serving, epoch }),
-            Effect::Persist(Record::Ended { handoff, outcome: Outcome::Committed, reason: None, epoch }),
-        ]);
+        effects.extend([Effect::Promote, Effect::Persist(Record::Serving { instance: serving, epoch })]);
+        // before the end, so that it is not forgotten between the two
+        effects.extend(t.went_back(epoch).map(Effect::Persist));
+        effects.push(Effect::Persist(Record::Ended {
+            handoff,
+            outcome: Outcome::Committed,
+            reason: None,
+            epoch,
+        }));
+        effects.extend(trial);
         if incumbent != Party::Gone {
             let grace = t.upgrade.drain_grace;
             let peer = Peer::Retiring(old);
@@ -386,7 +255,7 @@ impl Supervisor {
                 effects.push(Effect::Kill(Peer::Retiring(self.retiring[0])));
             }
         }
-        effects.push(Effect::Report(Ended { handoff, outcome: Outcome::Committed, reason: None, epoch }));
+        effects.push(Effect::Report(Ended { handoff, outcome, reason, epoch }));
         effects
     }
 }
@@ -407,6 +276,7 @@ impl Machine for Supervisor {
             State::Starting { why, instance, facts } => self.starting_on(why, instance, facts, event),
             State::StartFailed { why, reason } => self.start_failed_on(why, reason, event),
             State::Idle { server } => self.idle_on(server, event),
+            State::Probation { server, trial } => self.probation_on(server, trial, event),
             State::Greeting { t } => self.greeting_on(t, event),
             State::Warming { t } => self.warming_on(t, event),
             State::Ending { t, reason } => self.ending_on(t, reason, event),

@@ -182,7 +182,7 @@ impl Supervisor {
                 self.end_owner(r)
             }
             Event::SilentOver => self.silent(r),
-            Event::IncumbentProgress => {
+            Event::IncumbentProgress { .. } => {
                 r.progress = true;
                 self.state = State::Resolving { r };
                 Vec::new()
@@ -223,7 +223,8 @@ impl Supervisor {
                 Start Upgrade Abort Stop IncumbentActive SealFailed Resumed RetiringSaid
                 SuccessorHello SuccessorAdopted Active RetiredExited RetiredGone RetireOver
                 DeadlineOver DrainOver FreezeOver ActiveOver BackoffOver ColdStartOver Claimed
-                Failed Alien
+                Failed Unhealthy ProbationOver StallOver
+                Alien
             } => self.violation(&event),
         }
     }
@@ -369,12 +370,14 @@ impl Supervisor {
         let epoch = if claimed { r.t.next() } else { r.t.server.epoch };
         let (handoff, outcome) = (r.t.upgrade.handoff, Outcome::Aborted);
         let reason = Some(format!("{}; aborted, incumbent unresponsive", r.reason));
+        let mut effects = vec![Effect::Forget(Peer::Successor)];
+        effects.extend(r.t.stays());
         self.state = State::Idle { server: Server { epoch, ..r.t.server } };
-        vec![
-            Effect::Forget(Peer::Successor),
+        effects.extend([
             Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
             Effect::Report(Ended { handoff, outcome, reason, epoch }),
-        ]
+        ]);
+        effects
     }
 
     /// Nothing came for T_kill.
@@ -414,7 +417,7 @@ impl Supervisor {
         }
     }
 
-    /// Both trees are empty: with the build of the highest claim, whoever that is.
+    /// Both trees are empty: with the build of the highest claim, whoever that is, unless this goes back.
     fn cold_start(&mut self, r: Resolving) -> Effects {
         let mut effects = vec![
             Effect::Disarm(Timer::Silent),
@@ -422,7 +425,12 @@ impl Supervisor {
             Effect::Forget(Peer::Successor),
             Effect::Forget(Peer::Incumbent),
         ];
-        effects.extend(self.start_cold(Why::Handoff { handoff: r.t.upgrade.handoff, reason: r.reason }));
+        let back = r.t.fallback();
+        effects.extend(self.start_cold(Why::Handoff {
+            handoff: r.t.upgrade.handoff,
+            reason: r.reason,
+            back,
+        }));
         effects
     }
 }

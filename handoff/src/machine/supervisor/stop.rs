@@ -32,7 +32,9 @@ impl Supervisor {
             }
             State::Emptying { successor, .. } => (Party::Ending, *successor),
             State::StartFailed { .. } => (Party::Ending, Party::Gone),
-            State::Starting { .. } | State::Idle { .. } => (Party::Alive, Party::Gone),
+            State::Starting { .. } | State::Idle { .. } | State::Probation { .. } => {
+                (Party::Alive, Party::Gone)
+            }
             State::Greeting { .. }
             | State::Warming { .. }
             | State::Preparing { .. }

@@ -2,7 +2,7 @@
 
 use super::Supervisor;
 use crate::ids::{BuildId, Digest, Epoch, HandoffId, InstanceId};
-use crate::machine::step::{Command, Effect, Effects, Input, Machine, Peer, Timer, Upgrade};
+use crate::machine::step::{Command, Effect, Effects, Input, Machine, Peer, Timer, Upgrade, Way};
 use crate::wire::{Formats, Hello, Message, Role, Stamped, Standing, Strategy};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ fn on(strategy: Strategy, state: &str) -> Supervisor {
         deadline: Duration::from_secs(300),
         drain_grace: Duration::from_secs(60),
         freeze_budget: Duration::from_secs(2),
+        probation: Duration::ZERO,
+        way: Way::Forward,
     };
     let way = [
         Input::Command(Command::Start),

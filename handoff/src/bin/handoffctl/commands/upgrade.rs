@@ -12,31 +12,36 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a handoff may take beyond its deadline: finding out who owns the next epoch, and a cold start.
-const AFTERMATH: Duration = Duration::from_secs(180);
+pub(super) const AFTERMATH: Duration = Duration::from_secs(180);
 
 pub(crate) fn main(args: &Upgrade) -> Exit {
-    let (exit, report) = match ask(args) {
+    show(ask(args), &args.run_dir, args.format)
+}
+
+/// Prints the result, whatever it is.
+pub(super) fn show(asked: Result<(Exit, HandoffReport), NoAnswer>, run_dir: &Path, format: Format) -> Exit {
+    let (exit, report) = match asked {
         Ok(ended) => ended,
         Err(NoAnswer::NoSupervisor(why)) => {
             (Exit::NoSupervisor, output::no_report(Outcome::PreflightFailed, why))
         }
         Err(NoAnswer::NotAllowed(why)) => (Exit::Internal, output::no_report(Outcome::PreflightFailed, why)),
         Err(e @ (NoAnswer::Gone | NoAnswer::Silent(_) | NoAnswer::Garbage(_))) => {
-            let why =
-                format!("{e}; `handoffctl status --run-dir {}` tells who serves", args.run_dir.display());
+            let why = format!("{e}; `handoffctl status --run-dir {}` tells who serves", run_dir.display());
             (Exit::Unknown, output::no_report(Outcome::Unknown, why))
         }
     };
-    output::print(&output::report(&report, args.format));
+    output::print(&output::report(&report, format));
     // the block on stdout may go to a file: whoever looks at stderr sees what went wrong
-    if exit != Exit::Done && args.format == Format::Json {
+    if exit != Exit::Done && format == Format::Json {
         output::complain(report.reason.as_deref().unwrap_or(output::word(report.outcome)));
     }
     exit
 }
 
 fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
-    let mut client = Client::connect(&args.run_dir, args.deadline + AFTERMATH)?;
+    let probation = if args.wait_probation { args.probation + args.deadline } else { Duration::ZERO };
+    let mut client = Client::connect(&args.run_dir, args.deadline + probation + AFTERMATH)?;
     let binary = match args.binary.as_deref().map(checked).transpose() {
         Ok(binary) => binary,
         Err(why) => return Ok((Exit::Preflight, output::no_report(Outcome::PreflightFailed, why))),
@@ -46,7 +51,15 @@ fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
         drain_grace_ms: millis(args.drain_grace),
         freeze_budget_ms: millis(args.freeze_budget),
         deadline_ms: millis(args.deadline),
+        probation_ms: millis(args.probation),
+        one_way: args.one_way,
+        wait_probation: args.wait_probation,
     })?;
+    follow(&mut client)
+}
+
+/// The phases as they come, then the result.
+pub(super) fn follow(client: &mut Client) -> Result<(Exit, HandoffReport), NoAnswer> {
     let progress = Progress::new();
     loop {
         return Ok(match client.next()? {
@@ -91,6 +104,6 @@ fn checked(binary: &Path) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,124 @@
+//! The way back to the build before, and who waits for the end of a probation.
+
+use super::ask::{Ask, Reply};
+use super::builds::{keep, recall, sync};
+use super::instance::News;
+use super::options::SpawnSpec;
+use super::orders::Done;
+use super::preflight::Place;
+use super::spawn::Build;
+use super::view::View;
+use super::world::World;
+use crate::claim::BuildDigest;
+use crate::ids::{HandoffId, InstanceId};
+use crate::machine::{Ended, Outcome, Way};
+use crate::os::builds::Builds;
+use crate::os::claims::Claims;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Time for the whole way back when nobody named another.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Time for its drain.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// An upgrade that has committed, and whose answer waits for the end of its probation.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    handoff: HandoffId,
+    reply: Reply,
+    done: Done,
+}
+
+impl World {
+    /// The machine wants to go back: an upgrade that nobody has asked for.
+    pub(super) fn turn_back(&mut self, previous: InstanceId) {
+        tracing::warn!(build_of = %previous, "the new server did not stand its probation: going back");
+        if self.ask.is_some() {
+            self.refuse("the server that would be upgraded did not stand its probation".to_owned());
+        }
+        let (phases, _) = mpsc::unbounded_channel();
+        let (reply, _) = oneshot::channel();
+        self.take(SpawnSpec::new("").deadline(DEADLINE).drain_grace(DRAIN), Way::Back, phases, reply);
+    }
+
+    /// The preflight of the way back: which build, and whether it is there.
+    pub(super) fn check_back(&self, place: Place) {
+        let Some(ask) = &self.ask else { return };
+        let (handoff, successor, tell) = (ask.handoff, ask.successor, self.tell.clone());
+        let (builds, claims) = (Arc::clone(&self.site.builds), self.site.claims.clone());
+        let previous = self.window.look().previous;
+        let known = previous.and_then(|id| self.builds.get(&id)).cloned();
+        let serving = self.incumbent.as_ref().map(|slot| slot.id);
+        tokio::task::spawn_blocking(move || {
+            let found = place.check().and_then(|()| match (previous, known) {
+                (Some(_), Some(build)) if build.executable.unchanged().is_some() => {
+                    let executable = build.executable.unchanged().ok_or("its program was written to")?;
+                    Ok(Build { executable, spec: build.spec.clone() })
+                }
+                (Some(previous), _) => recall(&builds, previous),
+                (None, _) => before(&builds, &claims, serving),
+            });
+            let checked = found.and_then(|build| keep(&builds, successor, &build)).map(Arc::new);
+            let _ = tell.send(News::Checked(handoff, checked.clone()));
+            if let Ok(build) = checked {
+                sync(&builds, &build);
+            }
+        });
+    }
+
+    /// Answers who asked for a handoff that has ended, or lets it wait for the end of the probation.
+    pub(super) fn answer(&mut self, ended: &Ended, ask: Option<Ask>, done: Done) {
+        let view = self.window.look();
+        let undone = self.waiting.take_if(|waiting| {
+            let rolled_back = ended.outcome == Outcome::RolledBack;
+            rolled_back || waiting.handoff == ended.handoff || view.probation == Some(waiting.handoff)
+        });
+        if let Some(waiting) = undone {
+            let report = done.report.clone();
+            let _ = waiting.reply.send(Ok(Box::new(Done { report, child: None })));
+        }
+        let Some(ask) = ask else { return };
+        if ask.spec.wait_probation && view.probation == Some(ended.handoff) {
+            self.waiting = Some(Waiting { handoff: ended.handoff, reply: ask.reply, done });
+        } else {
+            let _ = ask.reply.send(Ok(Box::new(done)));
+        }
+    }
+
+    /// A probation that has ended well, or by the next upgrade.
+    pub(super) fn settle_probation(&mut self, view: &View) {
+        let over = |waiting: &mut Waiting| view.probation != Some(waiting.handoff);
+        if let Some(Waiting { reply, done, .. }) = self.waiting.take_if(over) {
+            let _ = reply.send(Ok(Box::new(done)));
+        }
+    }
+}
+
+/// The newest build that is kept and is not the one that serves.
+fn before(builds: &Builds, claims: &Claims, serving: Option<InstanceId>) -> Result<Build, String> {
+    let mut epochs = claims.claimed().map_err(|e| e.to_string())?;
+    let mut current = None;
+    let mut gone = None;
+    while let Some(epoch) = epochs.pop() {
+        let Some(claim) = claims.read(epoch).map_err(|e| e.to_string())? else { continue };
+        let Some(current) = current else {
+            current = Some(claim.build_digest);
+            continue;
+        };
+        let other = claim.build_digest != current && claim.build_digest != BuildDigest::UNKNOWN;
+        if !other || Some(claim.instance) == serving {
+            continue;
+        }
+        match recall(builds, claim.instance) {
+            Ok(build) => return Ok(build),
+            Err(why) => gone = gone.or(Some(format!("{} of epoch {epoch}: {why}", claim.executable_text()))),
+        }
+    }
+    Err(match gone {
+        Some(gone) => format!("the build before is not kept any more ({gone}): upgrade to it by --binary"),
+        None => "there is nothing to go back to: no other build has served here, as far as the claims tell"
+            .to_owned(),
+    })
+}
