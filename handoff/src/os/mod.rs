@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod claims;
+pub mod exec;
 pub mod fds;
 pub mod files;
 pub mod identity;

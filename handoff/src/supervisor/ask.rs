@@ -60,6 +60,7 @@ impl World {
             Order::Status { reply } => {
                 let _ = reply.send(Box::new(self.status()));
             }
+            Order::Replace { binary, client, reply } => self.replace(binary, client, reply),
             Order::Stop { grace, reply } => {
                 if !self.stop.is_empty() {
                     self.hurry(grace);

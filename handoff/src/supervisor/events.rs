@@ -221,6 +221,7 @@ impl World {
             }
             News::Connected(instance, channel) => self.connected(instance, *channel),
             News::Checked(handoff, result) => self.checked(handoff, result),
+            News::Reviewed(reviewed) => self.reviewed(reviewed),
             News::Claimed(epoch, owner) => self.inputs.push_back(Input::Claimed(epoch, Some(owner))),
         }
     }

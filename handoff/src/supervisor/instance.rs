@@ -29,6 +29,8 @@ pub(super) enum News {
     Checked(HandoffId, Result<Executable, String>),
     /// The epoch that was watched is claimed.
     Claimed(Epoch, InstanceId),
+    /// The program that shall replace this supervisor was checked.
+    Reviewed(Result<Executable, String>),
 }
 
 /// Where the tasks say it.

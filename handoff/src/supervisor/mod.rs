@@ -13,6 +13,7 @@
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `progress`, `report`, `status` | what people see |
+//! | `replace` | another program in the place of this supervisor |
 //! | `control`, `protocol` | the operator socket |
 
 mod adopt;
@@ -29,6 +30,7 @@ mod orders;
 mod preflight;
 mod progress;
 pub mod protocol;
+pub mod replace;
 pub mod report;
 mod salvage;
 mod spawn;
@@ -39,3 +41,5 @@ mod world;
 pub use face::{HandoffOutcome, StateJournal, Supervisor};
 pub use options::SpawnSpec;
 pub use orders::{Child, PhaseEvent, Serving};
+pub use replace::candidate::Ability;
+pub use replace::carried::Carried;

@@ -4,6 +4,7 @@ use super::ask::{Ask, Starting};
 use super::instance::{Instance, News, Tell};
 use super::orders::{Order, PhaseEvent};
 use super::progress::{self, Progress};
+use super::replace::{Door, Replacing};
 use super::report::LastHandoff;
 use super::spawn::{Build, Shared};
 use super::view::Window;
@@ -21,6 +22,7 @@ use crate::os::timers::Timers;
 use crate::phase::Phase;
 use crate::wire::{Message, Stamped};
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,7 +49,13 @@ pub(super) struct Site {
     pub(super) listeners: Vec<Shared>,
     pub(super) lineage: LineageLock,
     /// Held as long as this supervisor lives.
-    pub(super) _lock: Lock,
+    pub(super) lock: Lock,
+    /// Where operators connect.
+    pub(super) door: Door,
+    /// With which arguments another program may replace this one, where that is wanted.
+    pub(super) arguments: Option<Vec<OsString>>,
+    /// The journal's path.
+    pub(super) journal: PathBuf,
     pub(super) generation: u64,
     pub(super) name: Option<String>,
     pub(super) build_id: Option<String>,
@@ -83,6 +91,7 @@ pub(super) struct World {
     pub(super) configured: Option<Arc<Build>>,
     pub(super) starting: Option<Starting>,
     pub(super) ask: Option<Ask>,
+    pub(super) replacing: Option<Replacing>,
     pub(super) progress: Option<Progress>,
     pub(super) last: Option<LastHandoff>,
     pub(super) events: broadcast::Sender<PhaseEvent>,

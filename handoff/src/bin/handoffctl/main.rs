@@ -6,7 +6,9 @@ mod commands {
     //! One command, one file.
     pub(crate) mod abort;
     pub(crate) mod history;
+    pub(crate) mod replace;
     pub(crate) mod run;
+    pub(crate) mod self_check;
     pub(crate) mod status;
     pub(crate) mod upgrade;
 }
@@ -22,9 +24,11 @@ fn main() -> ExitCode {
     // wrong arguments end here, with 2
     let exit = match Cli::parse().command {
         Command::Run(run) => commands::run::main(run),
+        Command::Upgrade(upgrade) if upgrade.supervisor => commands::replace::main(&upgrade),
         Command::Upgrade(upgrade) => commands::upgrade::main(&upgrade),
         Command::Status(query) => commands::status::main(&query),
         Command::Abort(abort) => commands::abort::main(&abort),
+        Command::SelfCheck(args) => commands::self_check::main(&args),
         Command::History(query) => commands::history::main(&query),
     };
     exit.into()

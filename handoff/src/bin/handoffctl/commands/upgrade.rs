@@ -62,7 +62,10 @@ fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
                 (Exit::Busy, output::no_report(Outcome::PreflightFailed, why))
             }
             Reply::Error { message } => (Exit::Internal, output::no_report(Outcome::Unknown, message)),
-            other @ (Reply::Aborting { .. } | Reply::NothingToAbort { .. } | Reply::Status { .. }) => {
+            other @ (Reply::Aborting { .. }
+            | Reply::NothingToAbort { .. }
+            | Reply::Supervisor { .. }
+            | Reply::Status { .. }) => {
                 return Err(NoAnswer::Garbage(format!("not an answer to an upgrade: {other:?}")));
             }
         });
@@ -71,7 +74,7 @@ fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
 
 /// The path as the supervisor can open it. What this user can see to be wrong need not be asked of the supervisor,
 /// whose own check is the one that counts.
-fn checked(binary: &Path) -> Result<PathBuf, String> {
+pub(super) fn checked(binary: &Path) -> Result<PathBuf, String> {
     let path = std::path::absolute(binary).map_err(|e| format!("--binary {}: {e}", binary.display()))?;
     let meta = match std::fs::metadata(&path) {
         Ok(meta) => meta,
