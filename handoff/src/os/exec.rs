@@ -92,7 +92,7 @@ mod tests {
     fn an_exec_that_fails_returns_and_heeds_signals_again() {
         let no_program = memory_file("test", b"no program at all").expect("a memfd");
         let error = replace_image(no_program.as_fd(), &[c"x".to_owned()], &[]);
-        assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOEXEC), "{error}");
         let mask = SigSet::thread_get_mask().expect("a mask");
         assert!(!mask.contains(Signal::SIGTERM) && !mask.contains(Signal::SIGINT));
     }
