@@ -1,6 +1,7 @@
 //! The cross-crate tests, in one binary: programs, processes, sockets and files as users have them.
 
 mod abort;
+mod alone;
 mod cli;
 mod connections;
 mod digest;

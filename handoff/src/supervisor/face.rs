@@ -163,6 +163,14 @@ impl Supervisor {
         self
     }
 
+    /// Supervises for a while only: begins only where a server serves, starts new ones with the standard streams of
+    /// that one, and leaves with [`Self::leave`].
+    #[must_use]
+    pub fn as_guest(mut self) -> Self {
+        self.setup.guest = true;
+        self
+    }
+
     async fn core(&self) -> Result<Arc<Core>> {
         let mut core = self.core.lock().await;
         if let Some(core) = &*core {
@@ -253,6 +261,19 @@ impl Supervisor {
     /// The directories cannot be used.
     pub async fn answer_for_replacement(&self) -> Result<Option<ReplacementReport>> {
         Ok(self.core().await?.pay())
+    }
+
+    /// Leaves the servers to themselves, once nothing is open and nobody is retiring any more, at the latest after
+    /// `patience`. Whoever supervises next adopts them.
+    pub async fn leave(self, patience: Duration) {
+        let Some(core) = self.core.lock().await.take() else { return };
+        let (reply, quiet) = oneshot::channel();
+        if core.handle.send(Order::Quiet { reply }).await.is_ok()
+            && tokio::time::timeout(patience, quiet).await.is_err()
+        {
+            tracing::warn!("a former server has not left yet; it does by itself");
+        }
+        core.close();
     }
 
     /// Ends every server, with this grace between TERM and KILL, and the supervisor with them.

@@ -10,6 +10,7 @@
 //! | `launch`, `spawn` | from a build to a process |
 //! | `instance` | one process: channel, pidfd, container |
 //! | `gather`, `adopt` | what an earlier supervisor left running |
+//! | `guest` | a supervisor for the time of one upgrade |
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `progress`, `report`, `status` | what people see |
@@ -22,6 +23,7 @@ mod control;
 mod events;
 mod face;
 mod gather;
+mod guest;
 mod instance;
 mod launch;
 mod open;

@@ -5,6 +5,7 @@ use super::ask::GRACE;
 use super::control;
 use super::face::StateJournal;
 use super::gather::{Gathered, gather};
+use super::guest::Streams;
 use super::instance::{Instance, Tell};
 use super::orders::{Handle, PhaseEvent};
 use super::replace::carried::Carried;
@@ -55,6 +56,8 @@ pub(super) struct Setup {
     pub(super) name: Option<String>,
     /// With which arguments another program may replace this one.
     pub(super) arguments: Option<Vec<OsString>>,
+    /// Begins only where somebody serves, and leaves.
+    pub(super) guest: bool,
     /// What came through the exec, until it is used.
     pub(super) carried: Mutex<Option<Carried>>,
     /// The first thing that cannot work; builders do not fail.
@@ -104,6 +107,13 @@ impl Core {
 }
 
 impl Core {
+    /// Operators find nobody here any more.
+    pub(super) fn close(&self) {
+        if let Err(error) = self.run.unlink_if_there(CONTROL_SOCKET) {
+            tracing::warn!(%error, "operators' socket");
+        }
+    }
+
     /// Answers the operator who asked for this program.
     pub(super) fn pay(&self) -> Option<ReplacementReport> {
         let debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -128,6 +138,7 @@ impl Setup {
             build_id: None,
             name: None,
             arguments: None,
+            guest: false,
             carried: Mutex::new(None),
             wrong: None,
         }
@@ -155,6 +166,10 @@ impl Setup {
         let past = journal.state().clone();
 
         let (generation, mut gathered) = gather(&ctl, past.generation).await;
+        if self.guest && !gathered.serves() {
+            let why = "no server that serves answers: start one with `handoffctl run`";
+            return Err(Error::Invalid(format!("{}: {why}", run.path().display())));
+        }
         if !gathered.serves() {
             gathered.end_mute(&ctl).await;
         }
@@ -206,6 +221,7 @@ impl Setup {
             lock,
             door: Arc::clone(&door),
             arguments: self.arguments.clone(),
+            streams: self.guest.then(|| Streams::of(&adoptees)).flatten(),
             journal: self.journal_path(&run),
             generation,
             name: self.name.clone(),
@@ -419,6 +435,7 @@ async fn begin(
         starting: None,
         ask: None,
         replacing: None,
+        quiet: Vec::new(),
         progress: None,
         last: last_of(&past),
         events,

@@ -106,6 +106,10 @@ pub(super) enum Order {
         client: OwnedFd,
         reply: oneshot::Sender<ReplacementReport>,
     },
+    /// Tell me when nothing is open and nobody is leaving.
+    Quiet {
+        reply: oneshot::Sender<()>,
+    },
     Stop {
         grace: Duration,
         reply: oneshot::Sender<()>,

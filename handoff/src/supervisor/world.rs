@@ -1,6 +1,7 @@
 //! What the supervisor's machine sees and moves: instances, timers, claims, the journal.
 
 use super::ask::{Ask, Starting};
+use super::guest::Streams;
 use super::instance::{Instance, News, Tell};
 use super::orders::{Order, PhaseEvent};
 use super::progress::{self, Progress};
@@ -54,6 +55,8 @@ pub(super) struct Site {
     pub(super) door: Door,
     /// With which arguments another program may replace this one, where that is wanted.
     pub(super) arguments: Option<Vec<OsString>>,
+    /// Where new servers write to, if not where this program does.
+    pub(super) streams: Option<Streams>,
     /// The journal's path.
     pub(super) journal: PathBuf,
     pub(super) generation: u64,
@@ -92,6 +95,8 @@ pub(super) struct World {
     pub(super) starting: Option<Starting>,
     pub(super) ask: Option<Ask>,
     pub(super) replacing: Option<Replacing>,
+    /// Who waits until there is nothing to do.
+    pub(super) quiet: Vec<oneshot::Sender<()>>,
     pub(super) progress: Option<Progress>,
     pub(super) last: Option<LastHandoff>,
     pub(super) events: broadcast::Sender<PhaseEvent>,

@@ -56,6 +56,9 @@ A relative --binary is relative to your directory. Arguments and environment are
 With --supervisor the supervisor becomes the handoffctl that now lies at its path, or --binary: same process, same
 servers, same listeners. The new one is checked first; if it cannot take over, the old one goes on (14).
 
+With --no-supervisor it works where the supervisor is gone for good: the server that serves gives its listeners,
+arguments and environment. Afterwards it is alone again; `handoffctl run` adopts it.
+
 Examples:
   handoffctl upgrade --run-dir /run/kv
   handoffctl upgrade --run-dir /run/kv --binary ./target/release/demo-server --freeze-budget 500ms
@@ -194,6 +197,9 @@ pub(crate) struct Upgrade {
     /// Replace the supervisor itself, in place; --binary is then the new handoffctl
     #[arg(long, conflicts_with_all = ["drain_grace", "freeze_budget", "deadline"])]
     pub(crate) supervisor: bool,
+    /// Upgrade although no supervisor runs: this program supervises until it is done, then leaves
+    #[arg(long, conflicts_with = "supervisor")]
+    pub(crate) no_supervisor: bool,
     /// Time for the old server to prepare
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,

@@ -5,6 +5,7 @@ mod client;
 mod commands {
     //! One command, one file.
     pub(crate) mod abort;
+    pub(crate) mod alone;
     pub(crate) mod history;
     pub(crate) mod replace;
     pub(crate) mod run;

@@ -15,9 +15,10 @@ use std::time::Duration;
 const AFTERMATH: Duration = Duration::from_secs(180);
 
 pub(crate) fn main(args: &Upgrade) -> Exit {
-    let (exit, report) = match ask(args) {
+    let (exit, report) = match if args.no_supervisor { Ok(alone(args)) } else { ask(args) } {
         Ok(ended) => ended,
         Err(NoAnswer::NoSupervisor(why)) => {
+            let why = format!("{why}; where a server serves without one, add --no-supervisor");
             (Exit::NoSupervisor, output::no_report(Outcome::PreflightFailed, why))
         }
         Err(NoAnswer::NotAllowed(why)) => (Exit::Internal, output::no_report(Outcome::PreflightFailed, why)),
@@ -33,6 +34,13 @@ pub(crate) fn main(args: &Upgrade) -> Exit {
         output::complain(report.reason.as_deref().unwrap_or(output::word(report.outcome)));
     }
     exit
+}
+
+fn alone(args: &Upgrade) -> (Exit, HandoffReport) {
+    match args.binary.as_deref().map(checked).transpose() {
+        Ok(binary) => super::alone::upgrade(args, binary),
+        Err(why) => (Exit::Preflight, output::no_report(Outcome::PreflightFailed, why)),
+    }
 }
 
 fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
