@@ -1,6 +1,7 @@
 //! The cross-crate tests, in one binary: programs, processes, sockets and files as users have them.
 
 mod abort;
+mod alone;
 mod builds;
 mod cli;
 mod connections;
@@ -11,6 +12,7 @@ mod order;
 mod overlap;
 mod probation;
 mod recovery;
+mod replace;
 mod start;
 mod tidy;
 mod upgrade;

@@ -68,6 +68,19 @@ impl Lock {
         Ok(Lock { dir: dir.clone(), name: name.to_owned(), file: dir.create(name, 0o600)?, held: false })
     }
 
+    /// Takes the lock over with a descriptor that came through an exec and holds it.
+    ///
+    /// # Errors
+    /// It is not the file of this name any more, or does not hold the lock.
+    pub fn from_fd(dir: &Dir, name: &str, fd: OwnedFd) -> Result<Lock, LockError> {
+        let mut lock = Lock { dir: dir.clone(), name: name.to_owned(), file: fd.into(), held: false };
+        // succeeds, and changes nothing, when this very description holds the lock
+        if lock.try_lock()? {
+            return Ok(lock);
+        }
+        Err(LockError::Held { path: dir.join(name), holder: lock.holder() })
+    }
+
     /// Identity of the file: two processes with different ones do not exclude each other.
     ///
     /// # Errors
@@ -172,6 +185,12 @@ impl Lock {
 
     fn error(&self, op: &'static str, source: io::Error) -> FileError {
         FileError { op, path: self.dir.join(&self.name), source }
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

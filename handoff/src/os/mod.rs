@@ -3,6 +3,7 @@
 pub mod builds;
 pub mod channel;
 pub mod claims;
+pub mod exec;
 pub mod fds;
 pub mod files;
 pub mod identity;

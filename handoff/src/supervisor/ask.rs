@@ -66,6 +66,8 @@ impl World {
             Order::Status { reply } => {
                 let _ = reply.send(Box::new(self.status()));
             }
+            Order::Replace { binary, client, reply } => self.replace(binary, client, reply),
+            Order::Quiet { reply } => self.when_quiet(reply),
             Order::Stop { grace, reply } => {
                 if !self.stop.is_empty() {
                     self.hurry(grace);
@@ -209,6 +211,7 @@ impl World {
 
     /// What the machine's last step made possible.
     pub(super) fn settle(&mut self) {
+        self.settle_guest();
         if self.starting.is_none() && self.ask.is_none() && self.waiting.is_none() {
             return;
         }

@@ -3,6 +3,8 @@
 use super::orders::{Aborted, Handle, Order, PhaseEvent, Refusal, Times, Wanted};
 use super::protocol::{MAX_LINE, Reply, Request};
 use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -89,6 +91,7 @@ async fn client(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
             let times = times(drain_grace_ms, freeze_budget_ms, deadline_ms);
             upgrade(&mut stream, handle, Wanted::Back { times }).await?
         }
+        Ok(Request::ReplaceSupervisor { binary }) => replace(&stream, handle, binary).await?,
     };
     say(stream, &last).await
 }
@@ -159,6 +162,20 @@ async fn upgrade(stream: &mut UnixStream, handle: &Handle, wanted: Wanted) -> io
         Ok(Err(Refusal::Busy(id))) => Reply::Busy { handoff_id: id.to_string() },
         Ok(Err(Refusal::Error(error))) => Reply::Error { message: error.to_string() },
         Err(_) => Reply::Error { message: "the supervisor stops: ask status later".to_owned() },
+    })
+}
+
+/// Returns only when this supervisor goes on: the one that replaces it answers on a copy of the connection.
+async fn replace(stream: &UnixStream, handle: &Handle, binary: Option<PathBuf>) -> io::Result<Reply> {
+    let client = stream.as_fd().try_clone_to_owned()?;
+    let (reply, answer) = oneshot::channel();
+    let sent = handle.send(Order::Replace { binary, client, reply }).await;
+    Ok(match sent.map(|()| answer) {
+        Ok(answer) => match answer.await {
+            Ok(report) => Reply::Supervisor { report: Box::new(report) },
+            Err(_) => Reply::Error { message: "the supervisor stops: ask status later".to_owned() },
+        },
+        Err(error) => Reply::Error { message: error.to_string() },
     })
 }
 

@@ -223,6 +223,7 @@ impl World {
             News::Checked(handoff, result) => self.checked(handoff, result),
             News::Configured(build) => self.configured(build),
             News::Kept(id, build) => self.build_kept(id, build),
+            News::Reviewed(reviewed) => self.reviewed(reviewed),
             News::Claimed(epoch, owner) => self.inputs.push_back(Input::Claimed(epoch, Some(owner))),
         }
     }

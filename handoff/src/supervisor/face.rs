@@ -3,11 +3,14 @@
 use super::open::{Core, Setup};
 use super::options::SpawnSpec;
 use super::orders::{Aborted, Child, Handle, Order, PhaseEvent, Refusal, Serving, Wanted};
+use super::replace::carried::Carried;
+use super::replace::report::ReplacementReport;
 use super::report::{ConnectionsReport, HandoffReport, LastHandoff, PhaseReport, StatusReport};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, HandoffId, InstanceId, ListenerName};
 use crate::machine::Outcome;
 use crate::os::listeners::Address;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -144,6 +147,30 @@ impl Supervisor {
         self
     }
 
+    /// Operators may replace this program by another one that is then called with these arguments, in the same process
+    /// (`handoffctl upgrade --supervisor`). It has to pass the check of [`Carried::check`] when it is called as
+    /// `PROGRAM self-check -- ARGUMENTS`, and to begin with [`Carried::inherit`] and [`Self::with_carried`].
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: impl IntoIterator<Item = OsString>) -> Self {
+        self.setup.arguments = Some(arguments.into_iter().collect());
+        self
+    }
+
+    /// Goes on from an older program in whose place this one was executed.
+    #[must_use]
+    pub fn with_carried(self, carried: Carried) -> Self {
+        *self.setup.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(carried);
+        self
+    }
+
+    /// Supervises for a while only: begins only where a server serves, starts new ones with the standard streams of
+    /// that one, and leaves with [`Self::leave`].
+    #[must_use]
+    pub fn as_guest(mut self) -> Self {
+        self.setup.guest = true;
+        self
+    }
+
     async fn core(&self) -> Result<Arc<Core>> {
         let mut core = self.core.lock().await;
         if let Some(core) = &*core {
@@ -226,6 +253,27 @@ impl Supervisor {
     /// The socket cannot be bound.
     pub async fn serve_operators(&self) -> Result<()> {
         self.core().await?.serve_operators()
+    }
+
+    /// Answers the operator who asked for this program, if one did. Call it when the service is supervised again.
+    ///
+    /// # Errors
+    /// The directories cannot be used.
+    pub async fn answer_for_replacement(&self) -> Result<Option<ReplacementReport>> {
+        Ok(self.core().await?.pay())
+    }
+
+    /// Leaves the servers to themselves, once nothing is open and nobody is retiring any more, at the latest after
+    /// `patience`. Whoever supervises next adopts them.
+    pub async fn leave(self, patience: Duration) {
+        let Some(core) = self.core.lock().await.take() else { return };
+        let (reply, quiet) = oneshot::channel();
+        if core.handle.send(Order::Quiet { reply }).await.is_ok()
+            && tokio::time::timeout(patience, quiet).await.is_err()
+        {
+            tracing::warn!("a former server has not left yet; it does by itself");
+        }
+        core.close();
     }
 
     /// Ends every server, with this grace between TERM and KILL, and the supervisor with them.

@@ -1,5 +1,6 @@
 //! One process of the service, from the supervisor's side: its channel, its process, its container.
 
+use super::preflight::Executable;
 use super::report::InstanceReport;
 use super::spawn::Build;
 use crate::ids::{Epoch, HandoffId, InstanceId};
@@ -32,6 +33,8 @@ pub(super) enum News {
     Kept(InstanceId, Arc<Build>),
     /// The epoch that was watched is claimed.
     Claimed(Epoch, InstanceId),
+    /// The program that shall replace this supervisor was checked.
+    Reviewed(Result<Executable, String>),
 }
 
 /// Where the tasks say it.

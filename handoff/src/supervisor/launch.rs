@@ -74,6 +74,7 @@ impl World {
             control,
             channel: theirs,
             lineage: self.site.lineage.as_fd(),
+            streams: self.site.streams.as_ref(),
             run_dir: self.site.run.path(),
             data_dir: self.site.data_dir.as_deref(),
         };

@@ -10,11 +10,13 @@
 //! | `launch`, `spawn` | from a build to a process |
 //! | `instance` | one process: channel, pidfd, container |
 //! | `gather`, `adopt` | what an earlier supervisor left running |
+//! | `guest` | a supervisor for the time of one upgrade |
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
 //! | `builds` | which build a server is started from |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `rollback` | the way back to the build before, and who waits for the end of a probation |
 //! | `progress`, `report`, `status` | what people see |
+//! | `replace` | another program in the place of this supervisor |
 //! | `control`, `protocol` | the operator socket |
 
 mod adopt;
@@ -24,6 +26,7 @@ mod control;
 mod events;
 mod face;
 mod gather;
+mod guest;
 mod instance;
 mod launch;
 mod open;
@@ -32,6 +35,7 @@ mod orders;
 mod preflight;
 mod progress;
 pub mod protocol;
+pub mod replace;
 pub mod report;
 mod rollback;
 mod salvage;
@@ -43,3 +47,5 @@ mod world;
 pub use face::{HandoffOutcome, StateJournal, Supervisor};
 pub use options::SpawnSpec;
 pub use orders::{Child, PhaseEvent, Serving};
+pub use replace::candidate::Ability;
+pub use replace::carried::Carried;

@@ -6,8 +6,12 @@ use super::builds;
 use super::control;
 use super::face::StateJournal;
 use super::gather::{Gathered, gather};
+use super::guest::Streams;
 use super::instance::{Instance, Tell};
 use super::orders::{Handle, PhaseEvent};
+use super::replace::carried::Carried;
+use super::replace::report::ReplacementReport;
+use super::replace::{Debt, Door, reap};
 use super::report::LastHandoff;
 use super::salvage::Salvaged;
 use super::spawn::{CONTROL, Shared};
@@ -30,6 +34,7 @@ use crate::os::lock::{LineageLock, Lock, LockError};
 use crate::os::timers::Timers;
 use crate::wire::Standing;
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +59,12 @@ pub(super) struct Setup {
     pub(super) journal: Option<PathBuf>,
     pub(super) build_id: Option<String>,
     pub(super) name: Option<String>,
+    /// With which arguments another program may replace this one.
+    pub(super) arguments: Option<Vec<OsString>>,
+    /// Begins only where somebody serves, and leaves.
+    pub(super) guest: bool,
+    /// What came through the exec, until it is used.
+    pub(super) carried: Mutex<Option<Carried>>,
     /// The first thing that cannot work; builders do not fail.
     wrong: Option<String>,
 }
@@ -64,6 +75,9 @@ pub(super) struct Core {
     pub(super) handle: Handle,
     pub(super) journal: Option<StateJournal>,
     run: Dir,
+    door: Door,
+    /// The answer owed to the operator who asked for this program.
+    debt: Mutex<Option<Debt>>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -77,14 +91,38 @@ impl Drop for Core {
 
 impl Core {
     pub(super) fn serve_operators(&self) -> Result<()> {
-        let address = Address::Unix(self.run.join(CONTROL_SOCKET));
-        let bound = listeners::bind(&address).map_err(|e| Error::Invalid(e.to_string()))?;
         let named = |e| Error::path(&self.run.join(CONTROL_SOCKET), e);
+        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = match &*door {
+            // it came through the exec, with those who wait in its queue
+            Some(open) => open.try_clone().map_err(named)?,
+            None => {
+                let address = Address::Unix(self.run.join(CONTROL_SOCKET));
+                listeners::bind(&address).map_err(|e| Error::Invalid(e.to_string()))?
+            }
+        };
+        *door = Some(bound.try_clone().map_err(named)?);
+        drop(door);
         let listener = std::os::unix::net::UnixListener::from(bound);
         let listener = UnixListener::from_std(listener).map_err(named)?;
         let task = tokio::spawn(control::serve(listener, self.handle.clone()));
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
         Ok(())
+    }
+}
+
+impl Core {
+    /// Operators find nobody here any more.
+    pub(super) fn close(&self) {
+        if let Err(error) = self.run.unlink_if_there(CONTROL_SOCKET) {
+            tracing::warn!(%error, "operators' socket");
+        }
+    }
+
+    /// Answers the operator who asked for this program.
+    pub(super) fn pay(&self) -> Option<ReplacementReport> {
+        let debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner).take();
+        debt.map(Debt::pay)
     }
 }
 
@@ -104,6 +142,9 @@ impl Setup {
             journal: None,
             build_id: None,
             name: None,
+            arguments: None,
+            guest: false,
+            carried: Mutex::new(None),
             wrong: None,
         }
     }
@@ -117,10 +158,8 @@ impl Setup {
             return Err(Error::Invalid(why.clone()));
         }
         let run = Dir::open_private(&self.run_dir)?;
-        let mut lock = Lock::open(&run, SUPERVISOR_LOCK)?;
-        if !lock.try_lock().map_err(locked)? {
-            return Err(Error::InUse { path: run.path().to_owned(), pid: lock.holder() });
-        }
+        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (lock, door) = take(&run, carried.as_mut())?;
         let ctl = run.sub_private("ctl")?;
         let data_dir = self.data_dir.as_ref().map(|dir| dir.canonicalize().map_err(|e| Error::path(dir, e)));
         let data_dir = data_dir.transpose()?;
@@ -132,10 +171,20 @@ impl Setup {
         let mut past = journal.state().clone();
 
         let (generation, mut gathered) = gather(&ctl, past.generation).await;
+        if self.guest && !gathered.serves() {
+            let why = "no server that serves answers: start one with `handoffctl run`";
+            return Err(Error::Invalid(format!("{}: {why}", run.path().display())));
+        }
         if !gathered.serves() {
             gathered.end_mute(&ctl).await;
         }
-        journal.append(&Record::Generation { generation }).map_err(|e| Error::Invalid(e.to_string()))?;
+        match journal.append(&Record::Generation { generation }) {
+            Ok(()) => {}
+            // there is no way back to the old program; the instances know the generation, too
+            Err(error) if carried.is_some() => tracing::warn!(%error, "the journal is behind"),
+            Err(error) => return Err(Error::Invalid(error.to_string())),
+        }
+        gathered.saved.extend(carried.as_mut().and_then(|carried| carried.held.take()));
         let Gathered { mut adoptees, mute, mut saved } = gathered;
         let brought = adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take());
         let brought = brought.chain(saved.iter_mut().filter_map(|saved| saved.lineage.take())).collect();
@@ -150,6 +199,10 @@ impl Setup {
             serving: trial.serving,
             window: Duration::from_millis(trial.probation_ms),
         });
+        if let Some(carried) = &carried {
+            let adopted = |pid: &u32| adoptees.iter().any(|adoptee| adoptee.speaker.pid == *pid);
+            reap(carried.children().iter().copied().filter(|pid| !adopted(pid)));
+        }
         let recovery = recover(Found {
             base: InstanceId(uuid::Uuid::new_v4().as_u128()),
             generation,
@@ -182,15 +235,25 @@ impl Setup {
             claims,
             listeners,
             lineage,
-            _lock: lock,
+            lock,
+            door: Arc::clone(&door),
+            arguments: self.arguments.clone(),
+            streams: self.guest.then(|| Streams::of(&adoptees)).flatten(),
+            journal: self.journal_path(&run),
             generation,
             name: self.name.clone(),
             build_id: self.build_id.clone(),
             clean: past.stopped,
         };
+        let debt = carried.map(|carried| Debt::of(carried, site.version(), generation));
         let (orders, incoming) = mpsc::channel(64);
         let task = begin(site, journal, past, recovery, adoptees, mute, incoming, events).await;
-        Ok(Core { handle: Handle(orders), journal: summary, run, tasks: Mutex::new(vec![task]) })
+        let (debt, tasks) = (Mutex::new(debt), Mutex::new(vec![task]));
+        Ok(Core { handle: Handle(orders), journal: summary, run, door, debt, tasks })
+    }
+
+    fn journal_path(&self, run: &Dir) -> PathBuf {
+        self.journal.clone().unwrap_or_else(|| run.join(JOURNAL))
     }
 
     fn journal(&self, run: &Dir) -> Result<Journal<JournalFile>> {
@@ -205,7 +268,7 @@ impl Setup {
                 JournalFile::open(&Dir::open(parent)?, name)?
             }
         };
-        let path = self.journal.clone().unwrap_or_else(|| run.join(JOURNAL));
+        let path = self.journal_path(run);
         let journal =
             Journal::open(storage).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
         if let Some(torn) = journal.torn() {
@@ -267,6 +330,20 @@ impl Setup {
         }
         Ok(shared)
     }
+}
+
+/// The supervisor's lock and the operators' listener, if that is there already.
+fn take(run: &Dir, carried: Option<&mut Carried>) -> Result<(Lock, Door)> {
+    if let Some(carried) = carried {
+        let lock = carried.lock.try_clone().map_err(|e| Error::path(&run.join(SUPERVISOR_LOCK), e))?;
+        let lock = Lock::from_fd(run, SUPERVISOR_LOCK, lock).map_err(locked)?;
+        return Ok((lock, Arc::new(Mutex::new(carried.operators.take()))));
+    }
+    let mut lock = Lock::open(run, SUPERVISOR_LOCK)?;
+    if !lock.try_lock().map_err(locked)? {
+        return Err(Error::InUse { path: run.path().to_owned(), pid: lock.holder() });
+    }
+    Ok((lock, Door::default()))
 }
 
 /// Without data two servers serve at once in a handoff, and what a session of the old one is sent could reach the new.
@@ -384,6 +461,8 @@ async fn begin(
         starting: None,
         ask: None,
         waiting: None,
+        replacing: None,
+        quiet: Vec::new(),
         progress: None,
         last: last_of(&past),
         events,

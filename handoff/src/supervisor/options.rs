@@ -63,6 +63,14 @@ impl SpawnSpec {
         self
     }
 
+    /// The arguments and the environment of another one.
+    #[must_use]
+    pub fn like(mut self, other: &SpawnSpec) -> Self {
+        self.args.clone_from(&other.args);
+        self.env.clone_from(&other.env);
+        self
+    }
+
     /// Time for the whole handoff, waiting for an open recovery included. Default 300 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {

@@ -1,6 +1,7 @@
 //! What the face and the operators ask of the supervisor's loop, and what it tells them.
 
 use super::options::SpawnSpec;
+use super::replace::report::ReplacementReport;
 use super::report::{HandoffReport, StatusReport};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, HandoffId, InstanceId};
@@ -108,6 +109,16 @@ pub(super) enum Order {
     },
     Status {
         reply: oneshot::Sender<Box<StatusReport>>,
+    },
+    Replace {
+        binary: Option<PathBuf>,
+        /// The connection of who asked: a new program answers on it.
+        client: OwnedFd,
+        reply: oneshot::Sender<ReplacementReport>,
+    },
+    /// Tell me when nothing is open and nobody is leaving.
+    Quiet {
+        reply: oneshot::Sender<()>,
     },
     Stop {
         grace: Duration,

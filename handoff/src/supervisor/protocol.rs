@@ -3,6 +3,7 @@
 //! A client sends one [`Request`] and reads [`Reply`] lines until the final one; then either side closes. The
 //! socket is 0600 and peers are checked by uid. It is not a stable interface: programs use `handoffctl --format json`.
 
+use super::replace::report::ReplacementReport;
 use super::report::{HandoffReport, StatusReport};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -43,6 +44,11 @@ pub enum Request {
         /// Time for the whole handoff.
         deadline_ms: u64,
     },
+    /// Replace the supervisor itself by another program. The answer comes from whoever supervises then.
+    ReplaceSupervisor {
+        /// Absolute path of the new program; `None`: the one that runs, opened again.
+        binary: Option<PathBuf>,
+    },
     /// Abort the open handoff.
     Abort,
     /// How everything stands.
@@ -81,6 +87,11 @@ pub enum Reply {
     NothingToAbort {
         /// Which of the two.
         why: String,
+    },
+    /// The supervisor was replaced, or was not (final).
+    Supervisor {
+        /// The result.
+        report: Box<ReplacementReport>,
     },
     /// The status (final).
     Status {

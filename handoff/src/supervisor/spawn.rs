@@ -1,5 +1,6 @@
 //! From a program to a process: exactly the declared descriptors and environment arrive (protocol, section 7).
 
+use super::guest::Streams;
 use super::options::SpawnSpec;
 use super::preflight::Executable;
 use crate::claim::{BuildDigest, KeptSpec};
@@ -62,6 +63,8 @@ pub(super) struct Birth<'a> {
     /// Its end of the channel.
     pub(super) channel: OwnedFd,
     pub(super) lineage: BorrowedFd<'a>,
+    /// Where it writes to, if not where this program does.
+    pub(super) streams: Option<&'a Streams>,
     pub(super) run_dir: &'a Path,
     pub(super) data_dir: Option<&'a Path>,
 }
@@ -89,8 +92,8 @@ impl Birth<'_> {
             .setsid()
             .env_clear()
             .stdin_from(Stdio::Null)
-            .stdout(Stdio::Inherit)
-            .stderr(Stdio::Inherit);
+            .stdout(stream(self.streams.map(|streams| &streams.output)))
+            .stderr(stream(self.streams.map(|streams| &streams.error)));
         for (key, value) in &spec.env {
             command = command.env(key, value);
         }
@@ -124,4 +127,8 @@ impl Birth<'_> {
             .pass_fd(self.channel, channel)
             .pass_fd(self.lineage.try_clone_to_owned()?, lineage))
     }
+}
+
+fn stream(other: Option<&Arc<OwnedFd>>) -> Stdio {
+    other.map_or(Stdio::Inherit, |fd| Stdio::Fd(Arc::clone(fd)))
 }

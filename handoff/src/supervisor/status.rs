@@ -3,10 +3,17 @@
 use super::instance::Instance;
 use super::report::{ClaimReport, ListenerReport, OpenHandoff, SCHEMA, StatusReport, SupervisorReport};
 use super::view::View;
-use super::world::World;
+use super::world::{Site, World};
 use crate::os::listeners;
 use processkit::MechanismReason;
 use std::os::fd::AsFd as _;
+
+impl Site {
+    pub(super) fn version(&self) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        self.build_id.as_ref().map_or_else(|| version.to_owned(), |id| format!("{version} ({id})"))
+    }
+}
 
 impl World {
     pub(super) fn status(&self) -> StatusReport {
@@ -17,7 +24,7 @@ impl World {
             supervisor: Some(SupervisorReport {
                 pid: std::process::id(),
                 generation: self.site.generation,
-                version: self.version(),
+                version: self.site.version(),
                 name: self.site.name.clone(),
             }),
             state: state.to_owned(),
@@ -56,11 +63,6 @@ impl World {
             _ if self.ask.is_some() => ("upgrading", waits_for()),
             _ => ("recovering", waits_for()),
         }
-    }
-
-    fn version(&self) -> String {
-        let version = env!("CARGO_PKG_VERSION");
-        self.site.build_id.as_ref().map_or_else(|| version.to_owned(), |id| format!("{version} ({id})"))
     }
 
     fn listener_reports(&self) -> Vec<ListenerReport> {

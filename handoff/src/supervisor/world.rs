@@ -1,9 +1,11 @@
 //! What the supervisor's machine sees and moves: instances, timers, claims, the journal.
 
 use super::ask::{Ask, Starting};
+use super::guest::Streams;
 use super::instance::{Instance, News, Tell};
 use super::orders::{Order, PhaseEvent};
 use super::progress::{self, Progress};
+use super::replace::{Door, Replacing};
 use super::report::LastHandoff;
 use super::rollback::Waiting;
 use super::spawn::{Build, Shared};
@@ -23,6 +25,7 @@ use crate::os::timers::Timers;
 use crate::phase::Phase;
 use crate::wire::{Message, Stamped};
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,7 +53,15 @@ pub(super) struct Site {
     pub(super) listeners: Vec<Shared>,
     pub(super) lineage: LineageLock,
     /// Held as long as this supervisor lives.
-    pub(super) _lock: Lock,
+    pub(super) lock: Lock,
+    /// Where operators connect.
+    pub(super) door: Door,
+    /// With which arguments another program may replace this one, where that is wanted.
+    pub(super) arguments: Option<Vec<OsString>>,
+    /// Where new servers write to, if not where this program does.
+    pub(super) streams: Option<Streams>,
+    /// The journal's path.
+    pub(super) journal: PathBuf,
     pub(super) generation: u64,
     pub(super) name: Option<String>,
     pub(super) build_id: Option<String>,
@@ -88,6 +99,9 @@ pub(super) struct World {
     pub(super) ask: Option<Ask>,
     /// Who waits for the end of a probation.
     pub(super) waiting: Option<Waiting>,
+    pub(super) replacing: Option<Replacing>,
+    /// Who waits until there is nothing to do.
+    pub(super) quiet: Vec<oneshot::Sender<()>>,
     pub(super) progress: Option<Progress>,
     pub(super) last: Option<LastHandoff>,
     pub(super) events: broadcast::Sender<PhaseEvent>,

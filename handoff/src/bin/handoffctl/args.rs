@@ -58,13 +58,20 @@ disk. `status` and `history` show it as rolled_back. The next upgrade ends a pro
 Without --binary the PROGRAM of `run` is resolved again: install the new build at the same path, then upgrade.
 A relative --binary is relative to your directory. Arguments and environment are those of `run`.
 
+With --supervisor the supervisor becomes the handoffctl that now lies at its path, or --binary: same process, same
+servers, same listeners. The new one is checked first; if it cannot take over, the old one goes on (14).
+
+With --no-supervisor it works where the supervisor is gone for good: the server that serves gives its listeners,
+arguments and environment. Afterwards it is alone again; `handoffctl run` adopts it.
+
 Examples:
   handoffctl upgrade --run-dir /run/kv
   handoffctl upgrade --run-dir /run/kv --binary ./target/release/demo-server --freeze-budget 500ms
   handoffctl upgrade --run-dir /run/kv --format json
+  handoffctl upgrade --run-dir /run/kv --supervisor --binary /opt/handoff-2/handoffctl
 
 Exit codes:
-   0  committed: the new server serves
+   0  committed: the new server serves; the new supervisor supervises
    2  usage
    3  no supervisor answers in this run dir
   10  aborted, the old server serves on
@@ -175,6 +182,9 @@ pub(crate) enum Command {
     /// Abort the open upgrade
     #[command(after_long_help = ABORT_HELP)]
     Abort(Abort),
+    /// Asked by a supervisor before this program takes its place
+    #[command(hide = true)]
+    SelfCheck(SelfCheck),
     /// Show the upgrades so far, newest first
     #[command(after_long_help = HISTORY_HELP)]
     History(Query),
@@ -212,6 +222,12 @@ pub(crate) struct Upgrade {
     /// The new program; default: PROGRAM of `run`, resolved again
     #[arg(long, value_name = "PATH")]
     pub(crate) binary: Option<PathBuf>,
+    /// Replace the supervisor itself, in place; --binary is then the new handoffctl
+    #[arg(long, conflicts_with_all = ["drain_grace", "freeze_budget", "deadline"])]
+    pub(crate) supervisor: bool,
+    /// Upgrade although no supervisor runs: this program supervises until it is done, then leaves
+    #[arg(long, conflicts_with = "supervisor")]
+    pub(crate) no_supervisor: bool,
     /// Time for the old server to prepare
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,
@@ -253,6 +269,14 @@ pub(crate) struct Rollback {
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+/// `self-check`
+#[derive(Debug, Args)]
+pub(crate) struct SelfCheck {
+    /// The arguments of the supervisor
+    #[arg(last = true, required = true, num_args = 1.., value_name = "ARGS")]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 /// `status`, `history`

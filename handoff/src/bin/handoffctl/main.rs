@@ -5,9 +5,12 @@ mod client;
 mod commands {
     //! One command, one file.
     pub(crate) mod abort;
+    pub(crate) mod alone;
     pub(crate) mod history;
+    pub(crate) mod replace;
     pub(crate) mod rollback;
     pub(crate) mod run;
+    pub(crate) mod self_check;
     pub(crate) mod status;
     pub(crate) mod upgrade;
 }
@@ -23,10 +26,12 @@ fn main() -> ExitCode {
     // wrong arguments end here, with 2
     let exit = match Cli::parse().command {
         Command::Run(run) => commands::run::main(run),
+        Command::Upgrade(upgrade) if upgrade.supervisor => commands::replace::main(&upgrade),
         Command::Upgrade(upgrade) => commands::upgrade::main(&upgrade),
         Command::Rollback(rollback) => commands::rollback::main(&rollback),
         Command::Status(query) => commands::status::main(&query),
         Command::Abort(abort) => commands::abort::main(&abort),
+        Command::SelfCheck(args) => commands::self_check::main(&args),
         Command::History(query) => commands::history::main(&query),
     };
     exit.into()

@@ -2,6 +2,7 @@
 
 use crate::args::Format;
 use handoff::machine::Outcome;
+use handoff::supervisor::replace::report::{ImageReport, Replacement, ReplacementReport};
 use handoff::supervisor::report::{
     ConnectionsReport, HandoffReport, InstanceReport, ListenerReport, SCHEMA, StatusReport,
 };
@@ -200,6 +201,36 @@ pub(crate) fn status(status: &StatusReport, format: Format) -> String {
     }
     if let Some(containment) = &status.containment {
         line(&mut out, "containment", &clean(containment));
+    }
+    out
+}
+
+/// The result of replacing the supervisor.
+pub(crate) fn replacement(report: &ReplacementReport) -> String {
+    let mut out = String::new();
+    let outcome = match report.outcome {
+        Replacement::Replaced => "replaced: the new supervisor supervises",
+        Replacement::Busy => "busy: nothing was changed",
+        Replacement::Refused => "refused: nothing was changed",
+        Replacement::Unknown => "unknown: ask `handoffctl status`",
+    };
+    line(&mut out, "outcome", outcome);
+    if let Some(reason) = &report.reason {
+        line(&mut out, "reason", &clean(reason));
+    }
+    if let Some(pid) = report.pid {
+        line(&mut out, "pid", &pid.to_string());
+    }
+    for (label, image) in [("old", &report.old), ("new", &report.new)] {
+        if let Some(ImageReport { version, executable, generation }) = image {
+            let text = format!("version {}, generation {generation}, {}", clean(version), clean(executable));
+            line(&mut out, label, &text);
+        }
+    }
+    for (label, time) in [("checked in", report.check_ms), ("took", report.took_ms)] {
+        if let Some(time) = time {
+            line(&mut out, label, &ms(time));
+        }
     }
     out
 }

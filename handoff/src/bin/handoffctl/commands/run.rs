@@ -4,7 +4,7 @@ use crate::args::{EnvArg, Run};
 use crate::exit::Exit;
 use crate::{disk, output};
 use handoff::error::Error;
-use handoff::supervisor::{SpawnSpec, Supervisor};
+use handoff::supervisor::{Carried, SpawnSpec, Supervisor};
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +25,17 @@ pub(crate) fn main(args: Run) -> Exit {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    let carried = match Carried::inherit() {
+        Ok(carried) => carried,
+        Err(why) => {
+            output::complain(&why);
+            return Exit::Internal;
+        }
+    };
+    if carried.is_some() {
+        // executed by descriptor, it would be called by the number of that
+        let _ = nix::sys::prctl::set_name(c"handoffctl");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -32,10 +43,10 @@ pub(crate) fn main(args: Run) -> Exit {
             return Exit::Internal;
         }
     };
-    runtime.block_on(supervise(args))
+    runtime.block_on(supervise(args, carried))
 }
 
-async fn supervise(args: Run) -> Exit {
+async fn supervise(args: Run, carried: Option<Carried>) -> Exit {
     let signals =
         signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let (mut term, mut int) = match signals {
@@ -45,8 +56,13 @@ async fn supervise(args: Run) -> Exit {
             return Exit::Internal;
         }
     };
-    let mut supervisor =
-        Supervisor::new(&args.run_dir).with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION")));
+    handoff::os::exec::heed_signals();
+    let mut supervisor = Supervisor::new(&args.run_dir)
+        .with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION")))
+        .with_arguments(std::env::args_os().skip(1));
+    if let Some(carried) = carried {
+        supervisor = supervisor.with_carried(carried);
+    }
     if let Some(dir) = &args.data_dir {
         supervisor = supervisor.with_data_dir(dir);
     }
@@ -81,6 +97,9 @@ async fn begin(supervisor: &Supervisor, args: &Run) -> Result<(), Error> {
     supervisor.serve_operators().await?;
     let serving = supervisor.start(spec(args)).await?;
     tracing::info!(?serving, "serving");
+    if let Some(report) = supervisor.answer_for_replacement().await? {
+        tracing::info!(took_ms = report.took_ms, "in the place of an older supervisor");
+    }
     Ok(())
 }
 

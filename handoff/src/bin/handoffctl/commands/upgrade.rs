@@ -15,7 +15,18 @@ use std::time::Duration;
 pub(super) const AFTERMATH: Duration = Duration::from_secs(180);
 
 pub(crate) fn main(args: &Upgrade) -> Exit {
-    show(ask(args), &args.run_dir, args.format)
+    let asked = if args.no_supervisor { Ok(alone(args)) } else { ask(args).map_err(hinted) };
+    show(asked, &args.run_dir, args.format)
+}
+
+/// Where nobody answers there is another way, which the operator has to choose.
+fn hinted(why: NoAnswer) -> NoAnswer {
+    match why {
+        NoAnswer::NoSupervisor(why) => {
+            NoAnswer::NoSupervisor(format!("{why}; where a server serves without one, add --no-supervisor"))
+        }
+        other => other,
+    }
 }
 
 /// Prints the result, whatever it is.
@@ -37,6 +48,13 @@ pub(super) fn show(asked: Result<(Exit, HandoffReport), NoAnswer>, run_dir: &Pat
         output::complain(report.reason.as_deref().unwrap_or(output::word(report.outcome)));
     }
     exit
+}
+
+fn alone(args: &Upgrade) -> (Exit, HandoffReport) {
+    match args.binary.as_deref().map(checked).transpose() {
+        Ok(binary) => super::alone::upgrade(args, binary),
+        Err(why) => (Exit::Preflight, output::no_report(Outcome::PreflightFailed, why)),
+    }
 }
 
 fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
@@ -75,7 +93,10 @@ pub(super) fn follow(client: &mut Client) -> Result<(Exit, HandoffReport), NoAns
                 (Exit::Busy, output::no_report(Outcome::PreflightFailed, why))
             }
             Reply::Error { message } => (Exit::Internal, output::no_report(Outcome::Unknown, message)),
-            other @ (Reply::Aborting { .. } | Reply::NothingToAbort { .. } | Reply::Status { .. }) => {
+            other @ (Reply::Aborting { .. }
+            | Reply::NothingToAbort { .. }
+            | Reply::Supervisor { .. }
+            | Reply::Status { .. }) => {
                 return Err(NoAnswer::Garbage(format!("not an answer to an upgrade: {other:?}")));
             }
         });
@@ -84,7 +105,7 @@ pub(super) fn follow(client: &mut Client) -> Result<(Exit, HandoffReport), NoAns
 
 /// The path as the supervisor can open it. What this user can see to be wrong need not be asked of the supervisor,
 /// whose own check is the one that counts.
-fn checked(binary: &Path) -> Result<PathBuf, String> {
+pub(super) fn checked(binary: &Path) -> Result<PathBuf, String> {
     let path = std::path::absolute(binary).map_err(|e| format!("--binary {}: {e}", binary.display()))?;
     let meta = match std::fs::metadata(&path) {
         Ok(meta) => meta,
