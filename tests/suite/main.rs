@@ -12,6 +12,7 @@ mod overlap;
 mod recovery;
 mod replace;
 mod start;
+mod systemd;
 mod tidy;
 mod upgrade;
 

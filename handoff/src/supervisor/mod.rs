@@ -13,6 +13,7 @@
 //! | `guest` | a supervisor for the time of one upgrade |
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
+//! | `manager` | what a service manager hears and keeps |
 //! | `progress`, `report`, `status` | what people see |
 //! | `replace` | another program in the place of this supervisor |
 //! | `control`, `protocol` | the operator socket |
@@ -26,6 +27,7 @@ mod gather;
 mod guest;
 mod instance;
 mod launch;
+mod manager;
 mod open;
 mod options;
 mod orders;
@@ -41,6 +43,7 @@ mod view;
 mod world;
 
 pub use face::{HandoffOutcome, StateJournal, Supervisor};
+pub use manager::Manager;
 pub use options::SpawnSpec;
 pub use orders::{Child, PhaseEvent, Serving};
 pub use replace::candidate::Ability;
