@@ -11,5 +11,6 @@ pub mod prober;
 pub mod records;
 pub mod redis_benchmark;
 pub mod rig;
+pub mod service_manager;
 pub mod strace;
 pub mod witness;

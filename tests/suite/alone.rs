@@ -123,6 +123,22 @@ fn a_server_that_does_not_answer_is_not_ended() {
     upgrade(&rig, &[]).expect_code(0);
 }
 
+/// No supervisor, and a journal that shows a handoff open: the claims and the servers know better.
+fn status_tells_the_end(rig: &Rig, point: &str) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let json = rig.status().expect_code(3).json();
+        // the one that lost may not have left yet
+        if json["handoff"].is_null() && json["state"] == "serving" {
+            let reason = json["reason"].as_str().expect("it says how it knows");
+            assert!(reason.contains("the journal does not know the end"), "{point}: {json}");
+            assert_eq!(json["server"]["pid"], json["claim"]["pid"], "{point}: {json}");
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{point}: {json}");
+    }
+}
+
 #[test]
 fn a_guest_that_dies_in_the_middle_is_a_supervisor_that_dies() {
     let mut rig = instrumented();
@@ -137,6 +153,7 @@ fn a_guest_that_dies_in_the_middle_is_a_supervisor_that_dies() {
         let done = finish(rig.ctl_command("upgrade", FLAG).env("HANDOFF_CRASH", format!("{point}/kill9")));
         assert_eq!(done.code, None, "{point} was not reached: {done:?}");
         assert!(load.wait_for(20, PATIENCE), "{point}: nothing is answered any more\n{}", rig.log());
+        status_tells_the_end(&rig, point);
         upgrade(&rig, &[]).expect_code(0);
     }
     load.finish().assert_clean();

@@ -14,6 +14,7 @@ mod probation;
 mod recovery;
 mod replace;
 mod start;
+mod systemd;
 mod tidy;
 mod upgrade;
 

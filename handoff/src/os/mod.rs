@@ -11,6 +11,7 @@ pub mod journal_file;
 pub mod listeners;
 pub mod lock;
 pub mod queue;
+pub mod service_manager;
 pub mod timers;
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ impl World {
                 }
                 Event::Beat => match self.beats.take_expired() {
                     Some(Beat::Heart) => self.beat(),
+                    Some(Beat::Watchdog) => self.pat(),
                     // `settle` sees that its time is over
                     Some(Beat::Upgrade) | None => {}
                 },

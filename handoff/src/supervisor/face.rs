@@ -1,5 +1,6 @@
 //! The face for programs that embed the supervisor; `handoffctl run` is only one of them.
 
+use super::manager::Manager;
 use super::open::{Core, Setup};
 use super::options::SpawnSpec;
 use super::orders::{Aborted, Child, Handle, Order, PhaseEvent, Refusal, Serving, Wanted};
@@ -160,6 +161,13 @@ impl Supervisor {
     #[must_use]
     pub fn with_carried(self, carried: Carried) -> Self {
         *self.setup.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(carried);
+        self
+    }
+
+    /// Keeps a service manager informed, and goes on from what it kept.
+    #[must_use]
+    pub fn with_service_manager(self, manager: Manager) -> Self {
+        *self.setup.manager.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(manager);
         self
     }
 

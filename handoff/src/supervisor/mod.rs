@@ -15,6 +15,7 @@
 //! | `builds` | which build a server is started from |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `rollback` | the way back to the build before, and who waits for the end of a probation |
+//! | `manager` | what a service manager hears and keeps |
 //! | `progress`, `report`, `status` | what people see |
 //! | `replace` | another program in the place of this supervisor |
 //! | `control`, `protocol` | the operator socket |
@@ -29,6 +30,7 @@ mod gather;
 mod guest;
 mod instance;
 mod launch;
+mod manager;
 mod open;
 mod options;
 mod orders;
@@ -45,6 +47,7 @@ mod view;
 mod world;
 
 pub use face::{HandoffOutcome, StateJournal, Supervisor};
+pub use manager::Manager;
 pub use options::SpawnSpec;
 pub use orders::{Child, PhaseEvent, Serving};
 pub use replace::candidate::Ability;

@@ -8,6 +8,7 @@ use super::face::StateJournal;
 use super::gather::{Gathered, gather};
 use super::guest::Streams;
 use super::instance::{Instance, Tell};
+use super::manager::Manager;
 use super::orders::{Handle, PhaseEvent};
 use super::replace::carried::Carried;
 use super::replace::report::ReplacementReport;
@@ -63,6 +64,8 @@ pub(super) struct Setup {
     pub(super) arguments: Option<Vec<OsString>>,
     /// Begins only where somebody serves, and leaves.
     pub(super) guest: bool,
+    /// The service manager, until it is used.
+    pub(super) manager: Mutex<Option<Manager>>,
     /// What came through the exec, until it is used.
     pub(super) carried: Mutex<Option<Carried>>,
     /// The first thing that cannot work; builders do not fail.
@@ -144,6 +147,7 @@ impl Setup {
             name: None,
             arguments: None,
             guest: false,
+            manager: Mutex::new(None),
             carried: Mutex::new(None),
             wrong: None,
         }
@@ -184,7 +188,9 @@ impl Setup {
             Err(error) if carried.is_some() => tracing::warn!(%error, "the journal is behind"),
             Err(error) => return Err(Error::Invalid(error.to_string())),
         }
+        let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
         gathered.saved.extend(carried.as_mut().and_then(|carried| carried.held.take()));
+        gathered.saved.extend(manager.as_mut().map(|manager| manager.take_kept(&self.addresses)));
         let Gathered { mut adoptees, mute, mut saved } = gathered;
         let brought = adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take());
         let brought = brought.chain(saved.iter_mut().filter_map(|saved| saved.lineage.take())).collect();
@@ -247,7 +253,7 @@ impl Setup {
         };
         let debt = carried.map(|carried| Debt::of(carried, site.version(), generation));
         let (orders, incoming) = mpsc::channel(64);
-        let task = begin(site, journal, past, recovery, adoptees, mute, incoming, events).await;
+        let task = begin(site, journal, past, recovery, adoptees, mute, incoming, events, manager).await;
         let (debt, tasks) = (Mutex::new(debt), Mutex::new(vec![task]));
         Ok(Core { handle: Handle(orders), journal: summary, run, door, debt, tasks })
     }
@@ -401,6 +407,7 @@ async fn begin(
     mute: Vec<InstanceId>,
     orders: mpsc::Receiver<super::orders::Order>,
     events: broadcast::Sender<PhaseEvent>,
+    manager: Option<Manager>,
 ) -> AbortHandle {
     let (tell, news) = mpsc::unbounded_channel();
     let mut slots: BTreeMap<InstanceId, Instance> = BTreeMap::new();
@@ -463,6 +470,7 @@ async fn begin(
         waiting: None,
         replacing: None,
         quiet: Vec::new(),
+        manager,
         progress: None,
         last: last_of(&past),
         events,
@@ -484,6 +492,7 @@ async fn begin(
     // nobody watches it: this is the only word of its end
     let died = died.into_iter().filter_map(|id| name_of(&recovery, id));
     world.inputs.extend(died.map(crate::machine::Input::Exited));
+    world.store_descriptors();
     tokio::spawn(run(machine, world)).abort_handle()
 }
 

@@ -46,7 +46,7 @@ impl World {
         }
     }
 
-    fn state(&self, view: &View) -> (&'static str, Option<String>) {
+    pub(super) fn state(&self, view: &View) -> (&'static str, Option<String>) {
         let trouble = self.journal_trouble.as_ref().map(|why| format!("the journal is behind: {why}"));
         if let Some(failed) = &view.failed {
             return ("failed", Some(failed.clone()));

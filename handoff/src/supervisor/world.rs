@@ -3,6 +3,7 @@
 use super::ask::{Ask, Starting};
 use super::guest::Streams;
 use super::instance::{Instance, News, Tell};
+use super::manager::Manager;
 use super::orders::{Order, PhaseEvent};
 use super::progress::{self, Progress};
 use super::replace::{Door, Replacing};
@@ -40,6 +41,8 @@ pub(super) enum Beat {
     Heart,
     /// The waiting upgrade's patience is over.
     Upgrade,
+    /// The service manager wants a sign of life.
+    Watchdog,
 }
 
 /// What does not change while the supervisor lives.
@@ -100,6 +103,7 @@ pub(super) struct World {
     /// Who waits for the end of a probation.
     pub(super) waiting: Option<Waiting>,
     pub(super) replacing: Option<Replacing>,
+    pub(super) manager: Option<Manager>,
     /// Who waits until there is nothing to do.
     pub(super) quiet: Vec<oneshot::Sender<()>>,
     pub(super) progress: Option<Progress>,
@@ -404,6 +408,7 @@ impl driver::World for World {
     fn stepped(&mut self) {
         self.follow_phase();
         self.settle();
+        self.tell_manager();
     }
 }
 

@@ -1,8 +1,11 @@
 //! What a run dir says without a supervisor: journal, claim files, control sockets. Reading only.
 
+use crate::probe::{self, Probed};
+use handoff::claim::Proposal;
+use handoff::ids::{Epoch, InstanceId};
 use handoff::journal::{JournalState, Record, replay};
 use handoff::os::claims::Claims;
-use handoff::os::{identity, listeners};
+use handoff::os::identity;
 use handoff::supervisor::report::{
     ClaimReport, HandoffReport, InstanceReport, LastHandoff, OpenHandoff, SCHEMA, StatusReport,
 };
@@ -60,14 +63,14 @@ pub(crate) fn status(run_dir: &Path, why: &str) -> StatusReport {
         identity::boot_id().is_ok_and(|boot| boot == claim.boot_id)
             && identity::start_time(claim.pid).is_ok_and(|start| start == claim.start_time)
     });
-    let listening = control_sockets(run_dir);
+    let probed = probe::everybody(run_dir);
+    let answers = |instance: InstanceId| {
+        let it = probed.iter().find(|one| one.instance == instance.to_string());
+        it.is_some_and(|one| one.hello.is_some())
+    };
     let serving = owner.map(|(epoch, claim)| {
-        let listens = listening.iter().any(|(name, alive)| *alive && *name == claim.instance.to_string());
-        told.push(format!(
-            "process {} owns epoch {epoch} and runs{}",
-            claim.pid,
-            if listens { "" } else { ", but its control socket does not answer" }
-        ));
+        let silent = if answers(claim.instance) { "" } else { ", but does not answer on its control socket" };
+        told.push(format!("process {} owns epoch {epoch} and runs{silent}", claim.pid));
         InstanceReport {
             pid: Some(claim.pid),
             build: Some(claim.build.to_string()),
@@ -75,17 +78,26 @@ pub(crate) fn status(run_dir: &Path, why: &str) -> StatusReport {
             instance: Some(claim.instance.to_string()),
         }
     });
-    let others = listening
-        .iter()
-        .filter(|(name, alive)| *alive && owner.is_none_or(|(_, claim)| claim.instance.to_string() != *name));
-    for (name, _) in others {
-        told.push(format!("the control socket of instance {name} answers too"));
+    let healthy = owner.is_some_and(|(_, claim)| answers(claim.instance));
+    let is_owner = |one: &&Probed| owner.is_some_and(|(_, claim)| claim.instance.to_string() == one.instance);
+    for one in probed.iter().filter(|one| !is_owner(one)) {
+        told.push(match &one.hello {
+            Some(hello) => format!("instance {} (process {}) runs, too", one.instance, hello.pid),
+            None => format!("somebody holds the control socket of instance {} and is silent", one.instance),
+        });
     }
+    let open = state.open.as_ref().filter(|open| match over(open, claim.as_ref(), answers(open.successor)) {
+        Some(how) => {
+            told.push(format!("the journal does not know the end of handoff {}: {how}", open.handoff));
+            false
+        }
+        None => true,
+    });
     StatusReport {
         schema: SCHEMA,
-        state: if serving.is_some() {
+        state: if healthy {
             "serving"
-        } else if state.stopped {
+        } else if state.stopped && serving.is_none() {
             "stopped"
         } else {
             "unknown"
@@ -94,7 +106,7 @@ pub(crate) fn status(run_dir: &Path, why: &str) -> StatusReport {
         reason: Some(told.join("; ")),
         epoch: owner.map(|(epoch, _)| epoch.0),
         server: serving,
-        handoff: state.open.as_ref().map(|open| OpenHandoff {
+        handoff: open.map(|open| OpenHandoff {
             handoff_id: open.handoff.to_string(),
             phase: if open.resolving.is_some() {
                 "resolve"
@@ -135,27 +147,29 @@ fn claims(run_dir: &Path) -> Option<Claims> {
     [beside_the_data, run_dir.join("claims")].iter().find_map(|dir| Claims::observe(dir).ok())
 }
 
-/// The control sockets by instance, and whether somebody listens there.
-fn control_sockets(run_dir: &Path) -> Vec<(String, bool)> {
-    let Ok(entries) = std::fs::read_dir(run_dir.join("ctl")) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let sockets = paths.filter(|path| path.extension().is_some_and(|e| e == "sock"));
-    sockets
-        .filter_map(|path| {
-            let name = path.file_stem()?.to_str()?.to_owned();
-            // a full queue is a sign of life, too
-            let alive = match listeners::connect_unix(&path) {
-                Ok(_) => true,
-                Err(e) => e.kind() == io::ErrorKind::WouldBlock,
-            };
-            Some((name, alive))
-        })
-        .collect()
+/// How a handoff that the journal shows open has ended, if it has: the claims know, and who is gone.
+fn over(
+    open: &handoff::journal::OpenHandoff,
+    highest: Option<&(Epoch, Proposal)>,
+    successor_answers: bool,
+) -> Option<&'static str> {
+    let (epoch, claim) = highest?;
+    if *epoch > open.epoch {
+        return Some(if claim.instance == open.successor {
+            "the new server claimed, so it is committed"
+        } else if claim.instance == open.incumbent {
+            "the old server claimed, so it is aborted"
+        } else {
+            "a server was started from disk since"
+        });
+    }
+    (!successor_answers).then_some("the new server is gone and did not claim, so the old one serves on")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use handoff::ids::BuildId;
 
     #[test]
     fn an_empty_run_dir_knows_nothing_and_says_why() {
@@ -164,6 +178,31 @@ mod tests {
         assert_eq!(status.state, "unknown");
         assert_eq!(status.reason.as_deref(), Some("nobody"));
         assert!(status.supervisor.is_none() && status.claim.is_none() && status.cold_starts.is_none());
+    }
+
+    #[test]
+    fn the_claims_know_how_an_open_handoff_ended() {
+        let (incumbent, successor) = (InstanceId(1), InstanceId(2));
+        let open = handoff::journal::OpenHandoff {
+            handoff: handoff::ids::HandoffId(9),
+            incumbent,
+            successor,
+            epoch: Epoch(4),
+            sealed: true,
+            resolving: None,
+        };
+        let claim = |epoch, instance| {
+            let mut claim =
+                identity::own_proposal(open.handoff, instance, BuildId::default(), 1).expect("/proc");
+            claim.instance = instance;
+            (Epoch(epoch), claim)
+        };
+        let told = |highest, answers| over(&open, Some(&highest), answers);
+        assert_eq!(told(claim(4, incumbent), true), None, "nobody has claimed, and both live");
+        assert!(told(claim(4, incumbent), false).is_some_and(|how| how.contains("gone")));
+        assert!(told(claim(5, successor), true).is_some_and(|how| how.contains("committed")));
+        assert!(told(claim(5, incumbent), true).is_some_and(|how| how.contains("aborted")));
+        assert!(told(claim(6, InstanceId(3)), true).is_some_and(|how| how.contains("disk")));
     }
 
     #[test]

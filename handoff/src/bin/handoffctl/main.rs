@@ -17,6 +17,7 @@ mod commands {
 mod disk;
 mod exit;
 mod output;
+mod probe;
 
 use args::{Cli, Command};
 use clap::Parser as _;

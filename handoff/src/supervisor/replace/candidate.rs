@@ -146,7 +146,8 @@ fn question(
         .stdin_from(Stdio::Null)
         .stdout(OwnedFd::from(theirs))
         .stderr(Stdio::Inherit);
-    for (key, value) in super::environment() {
+    let not_its_own = |key: &OsString| super::OF_THE_SERVICE.iter().any(|name| key == name);
+    for (key, value) in super::environment().into_iter().filter(|(key, _)| !not_its_own(key)) {
         command = command.env(key, value);
     }
     let command = command.env(VARIABLE, NUMBER.to_string()).pass_fd(facts.to_file()?, NUMBER);

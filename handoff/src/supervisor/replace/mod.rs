@@ -44,6 +44,9 @@ pub(super) struct Replacing {
     since: Instant,
 }
 
+/// What the checked program must not speak to: it is not the service yet.
+const OF_THE_SERVICE: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
 /// Our environment as the new program shall have it. What a service manager passed by number is not at these numbers
 /// any more, or already taken.
 fn environment() -> Vec<(OsString, OsString)> {
@@ -100,6 +103,7 @@ impl World {
         let (outcome, why) = match ready {
             Err(why) => why,
             Ok(program) => {
+                self.tell_replacement();
                 let Err(error) = self.become_it(&program);
                 (Replacement::Refused, format!("{}: {error}", program.path.display()))
             }

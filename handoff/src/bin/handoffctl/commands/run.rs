@@ -4,7 +4,7 @@ use crate::args::{EnvArg, Run};
 use crate::exit::Exit;
 use crate::{disk, output};
 use handoff::error::Error;
-use handoff::supervisor::{Carried, SpawnSpec, Supervisor};
+use handoff::supervisor::{Carried, Manager, SpawnSpec, Supervisor};
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +32,13 @@ pub(crate) fn main(args: Run) -> Exit {
             return Exit::Internal;
         }
     };
+    let manager = match Manager::connect() {
+        Ok(manager) => manager,
+        Err(e) => {
+            output::complain(&format!("service manager: {e}"));
+            return Exit::Internal;
+        }
+    };
     if carried.is_some() {
         // executed by descriptor, it would be called by the number of that
         let _ = nix::sys::prctl::set_name(c"handoffctl");
@@ -43,10 +50,10 @@ pub(crate) fn main(args: Run) -> Exit {
             return Exit::Internal;
         }
     };
-    runtime.block_on(supervise(args, carried))
+    runtime.block_on(supervise(args, carried, manager))
 }
 
-async fn supervise(args: Run, carried: Option<Carried>) -> Exit {
+async fn supervise(args: Run, carried: Option<Carried>, manager: Option<Manager>) -> Exit {
     let signals =
         signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let (mut term, mut int) = match signals {
@@ -62,6 +69,9 @@ async fn supervise(args: Run, carried: Option<Carried>) -> Exit {
         .with_arguments(std::env::args_os().skip(1));
     if let Some(carried) = carried {
         supervisor = supervisor.with_carried(carried);
+    }
+    if let Some(manager) = manager {
+        supervisor = supervisor.with_service_manager(manager);
     }
     if let Some(dir) = &args.data_dir {
         supervisor = supervisor.with_data_dir(dir);
