@@ -205,6 +205,9 @@ mod tests {
             abort_possible: false,
             failed: None,
             cold_starts: 0,
+            probation: None,
+            previous: None,
+            turning: false,
         }
     }
 

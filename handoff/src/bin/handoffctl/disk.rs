@@ -169,6 +169,7 @@ fn over(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use handoff::claim::BuildDigest;
     use handoff::ids::BuildId;
 
     #[test]
@@ -190,10 +191,12 @@ mod tests {
             epoch: Epoch(4),
             sealed: true,
             resolving: None,
+            probation_ms: 0,
         };
         let claim = |epoch, instance| {
             let mut claim =
-                identity::own_proposal(open.handoff, instance, BuildId::default(), 1).expect("/proc");
+                identity::own_proposal(open.handoff, instance, BuildId::default(), BuildDigest::default(), 1)
+                    .expect("/proc");
             claim.instance = instance;
             (Epoch(epoch), claim)
         };
