@@ -115,9 +115,9 @@ impl Stat {
         matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 
-    /// By a signal, or by a tracer.
+    /// By a signal. What a tracer stops (`t`) it lets go on: strace(1) does both at every syscall.
     pub(crate) fn is_stopped(&self) -> bool {
-        matches!(self.state, b'T' | b't')
+        self.state == b'T'
     }
 
     /// Whether there is nothing to be read of its memory through its first thread.
