@@ -9,6 +9,7 @@ mod listeners;
 mod order;
 mod overlap;
 mod recovery;
+mod restarts;
 mod start;
 mod tidy;
 mod upgrade;

@@ -20,6 +20,8 @@ pub struct Found {
     pub open: Option<FoundHandoff>,
     /// The highest claim.
     pub highest: Option<(Epoch, InstanceId)>,
+    /// The supervisor before stopped, and nothing was left: that nobody serves is as it should be.
+    pub stopped: bool,
     /// The instances that answered.
     pub instances: Vec<FoundInstance>,
 }
@@ -96,6 +98,9 @@ pub fn recover(found: Found) -> Recovery {
     let mut serving = serving.into_iter();
 
     let Some(first) = serving.next() else {
+        if found.highest.is_some() && !found.stopped {
+            supervisor.found_nobody();
+        }
         return without_incumbent(supervisor, found.open, before, retiring);
     };
     // N is active and O has not seen Started yet: it will, and leaves by itself
@@ -286,6 +291,7 @@ mod tests {
             generation: 2,
             open: Some(open),
             highest: Some((Epoch(1), incumbent)),
+            stopped: false,
             instances: vec![FoundInstance { handoff: first, peer: InstanceId(2), ..o }],
         });
         assert_eq!(recovery.supervisor.handoff(), Some(first));
@@ -310,6 +316,7 @@ mod tests {
                 generation: 2,
                 open: Some(open),
                 highest: Some((Epoch(2), InstanceId(3))),
+                stopped: false,
                 instances: vec![found(InstanceId(3), standing, Epoch(2))],
             });
             let ended = recovery.effects.iter().any(|effect| {
@@ -335,6 +342,7 @@ mod tests {
                 generation: 2,
                 open: None,
                 highest: Some(highest),
+                stopped: false,
                 instances: vec![
                     FoundInstance { handoff, peer: successor, ..o },
                     found(cold, standing, Epoch(3)),
@@ -357,6 +365,7 @@ mod tests {
             generation: 2,
             open: Some(FoundHandoff { handoff: new, incumbent: second, successor: third, epoch: Epoch(2) }),
             highest: Some((Epoch(3), third)),
+            stopped: false,
             instances: vec![
                 FoundInstance { handoff: old, peer: second, ..o },
                 FoundInstance { handoff: new, peer: second, ..n },

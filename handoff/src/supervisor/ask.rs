@@ -172,8 +172,8 @@ impl World {
             } else if let Some(failed) = &view.failed
                 && self.inputs.is_empty()
             {
-                let exit = self.last_exit.as_ref().map_or_else(String::new, |exit| format!(" ({exit})"));
-                let error = Error::NotServing { program: starting.program, why: format!("{failed}{exit}") };
+                let why = format!("{failed}{}", self.last_exit());
+                let error = Error::NotServing { program: starting.program, why };
                 let _ = starting.reply.send(Err(error));
             } else {
                 self.starting = Some(starting);
@@ -191,6 +191,11 @@ impl World {
             let state = view.state.to_lowercase();
             self.refuse(format!("the deadline is over; awaited the end of what is open ({state})"));
         }
+    }
+
+    /// How the last process of a cold start ended, to be added to a sentence.
+    pub(super) fn last_exit(&self) -> String {
+        self.last_exit.as_ref().map_or_else(String::new, |exit| format!(" ({exit})"))
     }
 
     /// The preflight looks at files: in a thread of its own, so that a slow disk holds nobody.

@@ -6,7 +6,7 @@ use super::orders::{Aborted, Child, Handle, Order, PhaseEvent, Refusal, Serving,
 use super::report::{ConnectionsReport, HandoffReport, LastHandoff, PhaseReport, StatusReport};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, HandoffId, InstanceId, ListenerName};
-use crate::machine::Outcome;
+use crate::machine::{Outcome, Restarts};
 use crate::os::listeners::Address;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -141,6 +141,14 @@ impl Supervisor {
     #[must_use]
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.setup.name = Some(name.into());
+        self
+    }
+
+    /// How a server that dies is started again. After the budget [`Self::status`] says `failed`, and the listeners stay
+    /// open until [`Self::start`] or [`Self::shutdown`].
+    #[must_use]
+    pub fn with_restarts(mut self, restarts: Restarts) -> Self {
+        self.setup.restarts = restarts;
         self
     }
 

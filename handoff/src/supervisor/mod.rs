@@ -36,6 +36,7 @@ mod status;
 mod view;
 mod world;
 
+pub use crate::machine::Restarts;
 pub use face::{HandoffOutcome, StateJournal, Supervisor};
 pub use options::SpawnSpec;
 pub use orders::{Child, PhaseEvent, Serving};

@@ -16,7 +16,7 @@ use crate::driver;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, ListenerName};
 use crate::journal::{Journal, JournalState, Record};
-use crate::machine::Peer;
+use crate::machine::{Peer, Restarts};
 use crate::machine::recovery::{Found, FoundHandoff, Recovery, name_of, recover};
 use crate::os::claims::Claims;
 use crate::os::files::{Dir, FileError};
@@ -49,6 +49,7 @@ pub(super) struct Setup {
     pub(super) journal: Option<PathBuf>,
     pub(super) build_id: Option<String>,
     pub(super) name: Option<String>,
+    pub(super) restarts: Restarts,
     /// The first thing that cannot work; builders do not fail.
     wrong: Option<String>,
 }
@@ -99,6 +100,7 @@ impl Setup {
             journal: None,
             build_id: None,
             name: None,
+            restarts: Restarts::default(),
             wrong: None,
         }
     }
@@ -137,7 +139,7 @@ impl Setup {
         let lineage = self.lineage(&claims, brought)?;
         let listeners = self.shared(&adoptees, &saved)?;
         let highest = claims.highest()?.map(|(epoch, claim)| (epoch, claim.instance));
-        let recovery = recover(Found {
+        let mut recovery = recover(Found {
             base: InstanceId(uuid::Uuid::new_v4().as_u128()),
             generation,
             open: past.open.as_ref().map(|open| FoundHandoff {
@@ -147,8 +149,10 @@ impl Setup {
                 epoch: open.epoch,
             }),
             highest,
+            stopped: past.stopped,
             instances: adoptees.iter().map(|adoptee| adoptee.found.clone()).collect(),
         });
+        recovery.supervisor = recovery.supervisor.with_restarts(self.restarts);
         let summary = (past != JournalState::default()).then(|| StateJournal {
             generation,
             open: past.open.as_ref().map(|open| open.handoff),

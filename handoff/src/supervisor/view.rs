@@ -19,6 +19,8 @@ pub(super) struct View {
     pub(super) abort_possible: bool,
     pub(super) failed: Option<String>,
     pub(super) cold_starts: u64,
+    /// Failures that count, and how many may.
+    pub(super) failures: (u32, u32),
 }
 
 impl View {
@@ -33,6 +35,7 @@ impl View {
             abort_possible: machine.abort_possible(),
             failed: machine.failed().map(str::to_owned),
             cold_starts: machine.cold_starts(),
+            failures: machine.failures(),
         }
     }
 }

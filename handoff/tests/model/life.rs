@@ -133,7 +133,8 @@ pub(crate) fn recovered(w: &mut World, rules: &Rules, seen: &mut Seen) -> Result
     let instances: Vec<_> = found.iter().filter(|f| w.alive(f.id)).map(|f| f.found(rules.strategy)).collect();
     let base = crate::base(generation);
     let open = w.disk.open.map(OpenRecord::into);
-    let recovery = recover(Found { base, generation, open, highest: w.disk.highest(), instances });
+    let highest = w.disk.highest();
+    let recovery = recover(Found { base, generation, open, highest, stopped: false, instances });
     let empty = recovery.supervisor.state_name() == "Empty";
     seen.tell(|| format!("         found {found:?}"));
     seen.tell(|| format!("         begins in {}", recovery.supervisor.state_name()));

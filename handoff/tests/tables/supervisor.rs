@@ -150,7 +150,7 @@ pub(crate) fn table() -> Table<Supervisor> {
         ("T_active over", Input::Expired(Timer::Active)),
         ("T_kill over", Input::Expired(Timer::Silent)),
         ("back-off over", Input::Expired(Timer::Backoff)),
-        ("served long", Input::Expired(Timer::Healthy)),
+        ("a failure is forgotten", Input::Expired(Timer::Forgive(1))),
         ("cold start late", Input::Expired(Timer::ColdStart)),
         ("claim e+1: nobody", Input::Claimed(NEXT, None)),
         ("claim e+1: O", Input::Claimed(NEXT, Some(o()))),

@@ -13,6 +13,7 @@ mod commands {
 mod disk;
 mod exit;
 mod output;
+mod restarts;
 
 use args::{Cli, Command};
 use clap::Parser as _;

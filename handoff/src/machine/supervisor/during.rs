@@ -62,7 +62,7 @@ impl Supervisor {
                 Party::Alive,
                 false,
             ),
-            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress | Event::SuccessorProgress | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
@@ -136,7 +136,7 @@ impl Supervisor {
             Event::IncumbentExited => {
                 self.sealed(t, "the incumbent died; awaited SealComplete".to_owned(), Party::Ending)
             }
-            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress | Event::SuccessorProgress | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
@@ -247,7 +247,7 @@ impl Supervisor {
                     asked,
                 ),
             ),
-            Event::IncumbentProgress | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress | Event::SuccessorProgress | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
@@ -317,7 +317,7 @@ impl Supervisor {
             | Event::IncumbentAdopted { .. }
             | Event::IncumbentProgress
             | Event::SuccessorProgress
-            | Event::Healthy => Vec::new(),
+            | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop IncumbentHello Drained SealComplete SealFailed Resumed
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
@@ -384,7 +384,7 @@ impl Supervisor {
             | Event::SuccessorClosed
             | Event::SuccessorExited
             | Event::Resumed { .. }
-            | Event::Healthy => Vec::new(),
+            | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop Drained SealComplete SealFailed RetiringSaid
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted

@@ -88,7 +88,7 @@ pub(super) enum Event {
     ActiveOver,
     SilentOver,
     BackoffOver,
-    Healthy,
+    Forgiven,
     ColdStartOver,
     // answers
     Claimed(Epoch, Option<InstanceId>),
@@ -192,7 +192,7 @@ pub(super) fn sort(input: Input) -> Event {
             Timer::Active => Event::ActiveOver,
             Timer::Silent => Event::SilentOver,
             Timer::Backoff => Event::BackoffOver,
-            Timer::Healthy => Event::Healthy,
+            Timer::Forgive(_) => Event::Forgiven,
             Timer::Retire(instance) => Event::RetireOver(instance),
             Timer::ColdStart => Event::ColdStartOver,
             Timer::Lease | Timer::SelfCommit | Timer::Started | Timer::Grace => Event::Alien,

@@ -19,6 +19,7 @@ mod stop;
 mod tests;
 
 use super::fit;
+use super::restarts::{Failures, Restarts};
 use super::step::{Effect, Effects, Ended, Input, Machine, Outcome, Peer, Timer, Upgrade, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
 use crate::journal::Record;
@@ -34,8 +35,8 @@ pub struct Supervisor {
     base: InstanceId,
     spawned: u32,
     generation: u64,
-    /// Crashes since a server last served long enough.
-    crashes: u32,
+    restarts: Restarts,
+    failures: Failures,
     cold_starts: u64,
     retiring: Vec<InstanceId>,
     state: State,
@@ -72,6 +73,8 @@ enum Party {
 enum Why {
     /// Nothing ran before.
     First,
+    /// Somebody served, and nobody was found to do so: the machine, or supervisor and server, went down.
+    Lost,
     /// The server died.
     Died,
     /// A handoff ended with nobody to serve on.
@@ -81,7 +84,10 @@ enum Why {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
     /// Nothing was started yet.
-    Empty,
+    Empty {
+        /// The data was served by somebody who was never asked to stop.
+        lost: bool,
+    },
     /// The dead server's tree is being emptied before another may start.
     Emptying {
         why: Why,
@@ -170,11 +176,19 @@ impl Supervisor {
             base,
             spawned: 0,
             generation,
-            crashes: 0,
+            restarts: Restarts::default(),
+            failures: Failures::default(),
             cold_starts: 0,
             retiring: Vec::new(),
-            state: State::Empty,
+            state: State::Empty { lost: false },
         }
+    }
+
+    /// How a server that dies is started again.
+    #[must_use]
+    pub fn with_restarts(mut self, restarts: Restarts) -> Self {
+        self.restarts = restarts;
+        self
     }
 
     /// The phase of the open handoff.
@@ -194,7 +208,7 @@ impl Supervisor {
             | State::Pausing { why: Why::Handoff { .. } }
             | State::Starting { why: Why::Handoff { .. }, .. }
             | State::StartFailed { why: Why::Handoff { .. }, .. } => Some(Phase::Resolve),
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }
@@ -223,7 +237,7 @@ impl Supervisor {
             | State::Pausing { why: Why::Handoff { handoff, .. } }
             | State::Starting { why: Why::Handoff { handoff, .. }, .. }
             | State::StartFailed { why: Why::Handoff { handoff, .. }, .. } => Some(*handoff),
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }
@@ -249,7 +263,7 @@ impl Supervisor {
             | State::Activating { t, .. } => Some((t.server.facts.instance, t.server.epoch)),
             State::Settling { t, epoch, .. } => Some((t.server.facts.instance, *epoch)),
             State::Resolving { r } => Some((r.t.server.facts.instance, r.t.server.epoch)),
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }
@@ -291,6 +305,12 @@ impl Supervisor {
         self.cold_starts
     }
 
+    /// Deaths and failed starts that count, and after how many nothing is started any more.
+    #[must_use]
+    pub fn failures(&self) -> (u32, u32) {
+        (self.failures.count(), self.restarts.budget)
+    }
+
     /// Former incumbents that are leaving.
     #[must_use]
     pub fn retiring(&self) -> &[InstanceId] {
@@ -301,7 +321,7 @@ impl Supervisor {
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         match &self.state {
-            State::Empty => "Empty",
+            State::Empty { .. } => "Empty",
             State::Emptying { .. } => "Emptying",
             State::Pausing { .. } => "Pausing",
             State::Starting { .. } => "Starting",
@@ -400,8 +420,13 @@ impl Machine for Supervisor {
         if matches!(event, Event::Stop) {
             return self.stop();
         }
+        // time passes in every state
+        if matches!(event, Event::Forgiven) {
+            self.failures.forgive();
+            return Vec::new();
+        }
         match self.state.clone() {
-            State::Empty => self.empty_on(event),
+            State::Empty { lost } => self.empty_on(lost, event),
             State::Emptying { why, successor } => self.emptying_on(why, successor, event),
             State::Pausing { why } => self.pausing_on(why, event),
             State::Starting { why, instance, facts } => self.starting_on(why, instance, facts, event),

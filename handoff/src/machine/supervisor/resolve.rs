@@ -218,7 +218,7 @@ impl Supervisor {
             | Event::Ready { .. }
             | Event::Drained { .. }
             | Event::SealComplete { .. }
-            | Event::Healthy => Vec::new(),
+            | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop IncumbentActive SealFailed Resumed RetiringSaid
                 SuccessorHello SuccessorAdopted Active RetiredExited RetiredGone RetireOver

@@ -47,6 +47,7 @@ async fn supervise(args: Run) -> Exit {
     };
     let mut supervisor =
         Supervisor::new(&args.run_dir).with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION")));
+    supervisor = supervisor.with_restarts(args.restarts.rules());
     if let Some(dir) = &args.data_dir {
         supervisor = supervisor.with_data_dir(dir);
     }
