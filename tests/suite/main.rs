@@ -11,6 +11,7 @@ mod overlap;
 mod recovery;
 mod restarts;
 mod start;
+mod state;
 mod tidy;
 mod upgrade;
 

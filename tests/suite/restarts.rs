@@ -57,7 +57,8 @@ fn a_client_that_connects_during_the_pause_is_answered_by_the_next_server() {
     // the first death is answered at once, the second one after a pause
     kill_and_replace(&rig);
     let killed = kill_server(&rig);
-    let json = await_status(&rig, |json| json["state"] == "starting" && text(&json["reason"]).contains("pausing"));
+    let json =
+        await_status(&rig, |json| json["state"] == "starting" && text(&json["reason"]).contains("pausing"));
     assert!(text(&json["reason"]).contains("failure 2 of at most 10"), "{json}");
     assert!(text(&json["reason"]).contains("ended by signal 9"), "{json}");
     assert!(rig.instances().is_empty(), "nobody could answer now");
@@ -105,7 +106,8 @@ fn deaths_are_forgotten_when_they_are_a_window_old() {
 #[test]
 fn a_server_that_crashed_starts_as_the_build_of_the_highest_claim() {
     let programs = Programs::of(Build::Plain);
-    let [first, second] = ["crashed-v1", "crashed-v2"].map(|name| programs.named(&programs.demo_server, name));
+    let [first, second] =
+        ["crashed-v1", "crashed-v2"].map(|name| programs.named(&programs.demo_server, name));
     let mut rig = Setup::new(programs).program(&first).start();
     let runs = |rig: &Rig, build: &std::path::Path| {
         let json = rig.status().json();

@@ -129,7 +129,8 @@ mod tests {
         let rules = Restarts { budget: 20, storm_pause: STILL, ..Restarts::default() };
         assert_eq!(rules.pause(1, 7), Some(STILL));
         for dice in 0..200 {
-            for (failures, about) in [(2, ms(50)), (3, ms(100)), (6, ms(800)), (12, ms(10_000)), (20, ms(10_000))]
+            for (failures, about) in
+                [(2, ms(50)), (3, ms(100)), (6, ms(800)), (12, ms(10_000)), (20, ms(10_000))]
             {
                 within(rules.pause(failures, dice), about);
             }
@@ -163,7 +164,8 @@ mod tests {
     #[test]
     fn no_option_overflows() {
         let day = Duration::from_secs(86_400);
-        let rules = Restarts { budget: u32::MAX, window: day, backoff: day, backoff_max: day, storm_pause: day };
+        let rules =
+            Restarts { budget: u32::MAX, window: day, backoff: day, backoff_max: day, storm_pause: day };
         within(rules.pause(u32::MAX, u64::MAX), day);
     }
 

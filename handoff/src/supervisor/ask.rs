@@ -204,6 +204,7 @@ impl World {
             claims: self.site.claims.clone(),
             data: self.site.data_dir.clone(),
             incumbent: self.incumbent.as_ref().and_then(|incumbent| incumbent.pid),
+            serving: self.incumbent.as_ref().map(|incumbent| incumbent.id),
         };
         let Some(ask) = &mut self.ask else { return };
         ask.stage = Stage::Checking;

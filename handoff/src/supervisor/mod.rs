@@ -11,6 +11,7 @@
 //! | `instance` | one process: channel, pidfd, container |
 //! | `gather`, `adopt` | what an earlier supervisor left running |
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
+//! | `leftovers` | what the dead left behind |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `progress`, `report`, `status` | what people see |
 //! | `control`, `protocol` | the operator socket |
@@ -23,6 +24,7 @@ mod face;
 mod gather;
 mod instance;
 mod launch;
+mod leftovers;
 mod open;
 mod options;
 mod orders;

@@ -6,20 +6,23 @@ use super::control;
 use super::face::StateJournal;
 use super::gather::{Gathered, gather};
 use super::instance::{Instance, Tell};
+use super::leftovers::Leftovers;
 use super::orders::{Handle, PhaseEvent};
 use super::report::LastHandoff;
 use super::salvage::Salvaged;
 use super::spawn::{CONTROL, Shared};
 use super::view::Watched;
 use super::world::{Beat, Site, World};
+use crate::claim::Proposal;
 use crate::driver;
 use crate::error::{Error, Result};
-use crate::ids::{InstanceId, ListenerName};
+use crate::ids::{Epoch, InstanceId, ListenerName};
 use crate::journal::{Journal, JournalState, Record};
-use crate::machine::{Peer, Restarts};
 use crate::machine::recovery::{Found, FoundHandoff, Recovery, name_of, recover};
+use crate::machine::{Peer, Restarts};
 use crate::os::claims::Claims;
 use crate::os::files::{Dir, FileError};
+use crate::os::identity;
 use crate::os::journal_file::JournalFile;
 use crate::os::listeners::{self, Address, Kind, validate};
 use crate::os::lock::{LineageLock, Lock, LockError};
@@ -118,14 +121,24 @@ impl Setup {
         if !lock.try_lock().map_err(locked)? {
             return Err(Error::InUse { path: run.path().to_owned(), pid: lock.holder() });
         }
+        let mut leftovers = Leftovers::default();
+        leftovers.of_supervisors(&run, CONTROL_SOCKET)?;
         let ctl = run.sub_private("ctl")?;
         let data_dir = self.data_dir.as_ref().map(|dir| dir.canonicalize().map_err(|e| Error::path(dir, e)));
         let data_dir = data_dir.transpose()?;
         let claims = match &data_dir {
-            Some(data) => Claims::open(data)?,
+            Some(data) => {
+                if let Ok(dir) = Dir::open(&data.join(Claims::IN_DATA)) {
+                    leftovers.of_the_dead(&dir)?;
+                }
+                Claims::open(data)?
+            }
             None => Claims::open_in_run(run.path())?,
         };
+        // before anybody is spoken to, let alone ended: without it nothing is known
+        highest(&claims)?;
         let mut journal = self.journal(&run)?;
+        leftovers.of_journal(journal.torn());
         let past = journal.state().clone();
 
         let (generation, mut gathered) = gather(&ctl, past.generation).await;
@@ -133,12 +146,17 @@ impl Setup {
             gathered.end_mute(&ctl).await;
         }
         journal.append(&Record::Generation { generation }).map_err(|e| Error::Invalid(e.to_string()))?;
-        let Gathered { mut adoptees, mute, mut saved } = gathered;
+        let Gathered { mut adoptees, mute, mut saved, removed, dead } = gathered;
+        leftovers.of_sockets(&ctl, removed);
         let brought = adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take());
         let brought = brought.chain(saved.iter_mut().filter_map(|saved| saved.lineage.take())).collect();
-        let lineage = self.lineage(&claims, brought)?;
+        let (lineage, anew) = self.lineage(&claims, brought)?;
+        let mut traces = dead;
+        if anew && adoptees.is_empty() {
+            traces.extend(leftovers.of_a_dead_lineage(&claims)?);
+        }
         let listeners = self.shared(&adoptees, &saved)?;
-        let highest = claims.highest()?.map(|(epoch, claim)| (epoch, claim.instance));
+        let highest = highest(&claims)?.map(|(epoch, claim)| (epoch, claim.instance));
         let mut recovery = recover(Found {
             base: InstanceId(uuid::Uuid::new_v4().as_u128()),
             generation,
@@ -175,8 +193,9 @@ impl Setup {
             build_id: self.build_id.clone(),
             clean: past.stopped,
         };
+        traces.extend(mute);
         let (orders, incoming) = mpsc::channel(64);
-        let task = begin(site, journal, past, recovery, adoptees, mute, incoming, events).await;
+        let task = begin(site, journal, past, recovery, adoptees, traces, leftovers, incoming, events).await;
         Ok(Core { handle: Handle(orders), journal: summary, run, tasks: Mutex::new(vec![task]) })
     }
 
@@ -193,26 +212,21 @@ impl Setup {
             }
         };
         let path = self.journal.clone().unwrap_or_else(|| run.join(JOURNAL));
-        let journal =
-            Journal::open(storage).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
-        if let Some(torn) = journal.torn() {
-            tracing::info!(?torn, "the journal's torn tail was cut");
-        }
-        Ok(journal)
+        Journal::open(storage).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))
     }
 
-    /// From who brought it, or taken anew.
-    fn lineage(&self, claims: &Claims, brought: Vec<LineageLock>) -> Result<LineageLock> {
+    /// From who brought it, or taken anew, which is said.
+    fn lineage(&self, claims: &Claims, brought: Vec<LineageLock>) -> Result<(LineageLock, bool)> {
         for lineage in brought {
             if lineage.belongs_to(claims.dir())? {
-                return Ok(lineage);
+                return Ok((lineage, false));
             }
         }
-        LineageLock::acquire(claims.dir()).map_err(|error| match error {
+        LineageLock::acquire(claims.dir()).map(|lock| (lock, true)).map_err(|error| match error {
             // who took the lock may be a supervisor that is dead: who serves holds it too
             LockError::Held { .. } => Error::InUse {
                 path: self.data_dir.clone().unwrap_or_else(|| claims.dir().path().to_owned()),
-                pid: claims.highest().ok().flatten().map(|(_, claim)| claim.pid).filter(|pid| lives(*pid)),
+                pid: claims.highest().ok().flatten().filter(|(_, claim)| lives(claim)).map(|(_, c)| c.pid),
             },
             other => locked(other),
         })
@@ -280,8 +294,19 @@ fn locked(error: LockError) -> Error {
     }
 }
 
-fn lives(pid: u32) -> bool {
-    processkit::identity_of(pid).is_ok()
+/// The very process that claimed: after a boot, or a while, another one has its number.
+fn lives(claim: &Proposal) -> bool {
+    identity::boot_id().is_ok_and(|boot| boot == claim.boot_id)
+        && identity::start_time(claim.pid).is_ok_and(|start| start == claim.start_time)
+}
+
+/// The highest claim. One that cannot be read is no reason to believe the one below.
+fn highest(claims: &Claims) -> Result<Option<(Epoch, Proposal)>> {
+    claims.highest().map_err(|error| {
+        let next = "next: restore it, or use the build that wrote it; if no server runs on this data, remove it: \
+                    epochs go on from the data and from the claims that are left";
+        Error::Invalid(format!("who served last is not known: {error}; {next}"))
+    })
 }
 
 fn last_of(past: &JournalState) -> Option<LastHandoff> {
@@ -299,7 +324,8 @@ async fn begin(
     past: JournalState,
     recovery: Recovery,
     adoptees: Vec<Adoptee>,
-    mute: Vec<InstanceId>,
+    traces: Vec<InstanceId>,
+    mut leftovers: Leftovers,
     orders: mpsc::Receiver<super::orders::Order>,
     events: broadcast::Sender<PhaseEvent>,
 ) -> AbortHandle {
@@ -326,14 +352,14 @@ async fn begin(
         slots.insert(id, Instance::contained(id, group));
     }
     let mut left: Vec<InstanceId> = past.containers.iter().copied().collect();
-    left.extend(mute);
+    left.extend(traces);
     left.extend(slots.keys());
     left.retain(|id| name_of(&recovery, *id).is_none());
     left.sort_unstable();
     left.dedup();
     for id in left {
         let pid = slots.remove(&id).and_then(|slot| slot.pid);
-        adopt::sweep(&site.ctl, id, adopt::group_of(id, pid)).await;
+        leftovers.container(&site.ctl, id, pid).await;
     }
 
     let (machine, window) = Watched::new(recovery.supervisor.clone(), recovery.effects.clone());
@@ -368,6 +394,7 @@ async fn begin(
         grace: crate::crash::scaled(GRACE),
         last_exit: None,
         journal_trouble: None,
+        cleaned: leftovers.told(),
     };
     for (id, instance) in slots {
         match name_of(&recovery, id) {

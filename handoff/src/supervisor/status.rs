@@ -35,6 +35,7 @@ impl World {
             last: self.last.clone(),
             cold_starts: Some(view.cold_starts),
             containment: self.containment(),
+            cleaned: self.cleaned.clone(),
         }
     }
 

@@ -157,10 +157,8 @@ impl Supervisor {
         let (instance, epoch) = (server.facts.instance, server.epoch);
         self.state = State::Idle { server };
         self.failures.serves();
-        let mut effects = vec![
-            Effect::Disarm(Timer::ColdStart),
-            Effect::Persist(Record::Serving { instance, epoch }),
-        ];
+        let mut effects =
+            vec![Effect::Disarm(Timer::ColdStart), Effect::Persist(Record::Serving { instance, epoch })];
         if let Why::Handoff { handoff, reason } = why {
             let (handoff, outcome, reason) = (*handoff, Outcome::ColdStarted, Some(reason.clone()));
             effects.push(Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }));
