@@ -3,6 +3,7 @@
 use crate::cli::says;
 use handoff_tests::bins::{Build, Programs};
 use handoff_tests::client::Client;
+use handoff_tests::load::{Load, Plan};
 use handoff_tests::rig::{PATIENCE, Rig, Setup, finish, wait_gone};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -54,6 +55,7 @@ fn text(json: &Value) -> &str {
 fn a_client_that_connects_during_the_pause_is_answered_by_the_next_server() {
     let rig = rig_with(&["--restart-backoff", "3s"]);
     Client::connect(rig.addr.into()).and_then(|mut c| c.ask("SET key kept")).expect("is acknowledged");
+    let load = Load::start(rig.addr, Plan { busy: 2, fresh: 1, ..Plan::default() });
     // the first death is answered at once, the second one after a pause
     kill_and_replace(&rig);
     let killed = kill_server(&rig);
@@ -68,7 +70,11 @@ fn a_client_that_connects_during_the_pause_is_answered_by_the_next_server() {
     assert_eq!(client.ask("GET key").expect("is answered").text().as_deref(), Some("kept"));
     assert_ne!(rig.server_pid(), killed);
     rig.wait_until_settled();
+    assert!(load.wait_for(50, PATIENCE), "nothing is answered any more\n{}", rig.log());
     rig.upgrade_commits();
+    let tally = load.finish();
+    tally.assert_nothing_lost();
+    assert_eq!(tally.refused, 0, "the listener outlives the server: {tally}");
 }
 
 #[test]
