@@ -14,14 +14,14 @@ const CALLS: &str = "%process,write,writev,pwrite64,read,readv,recvfrom,recvmsg,
                      sync_file_range,linkat,renameat,renameat2,openat,unlinkat";
 
 /// Rule 14: says what is missing, and fails where everything has to be there.
-fn can_trace() -> bool {
+pub(crate) fn can_trace() -> bool {
     let Some(missing) = Strace::missing() else { return true };
     eprintln!("skipped: {missing}");
     assert!(std::env::var_os("HANDOFF_REQUIRE_ALL").is_none_or(|v| v != "1"), "{missing}");
     false
 }
 
-fn is_sync(call: &Call) -> bool {
+pub(crate) fn is_sync(call: &Call) -> bool {
     matches!(call.name.as_str(), "fsync" | "fdatasync") && call.succeeded()
 }
 
@@ -109,7 +109,7 @@ fn acknowledged_when_durable(calls: &[Call]) -> Result<(), String> {
     Ok(())
 }
 
-fn in_log(call: &Call) -> bool {
+pub(crate) fn in_log(call: &Call) -> bool {
     file_name(call).starts_with("log.")
 }
 

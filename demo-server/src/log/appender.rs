@@ -211,17 +211,21 @@ impl Appender {
         Ok(())
     }
 
-    /// Removes files of older generations. What cannot be removed does no harm.
+    /// Removes files of older generations, and what a compaction or a manifest that never counted left. What cannot be
+    /// removed does no harm.
     fn remove_unnamed(&self) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
         for path in entries.flatten().map(|e| e.path()) {
-            if self.is_unnamed(&path) {
-                let _ = std::fs::remove_file(&path);
+            if self.is_unnamed(&path) && std::fs::remove_file(&path).is_ok() {
+                tracing::info!(file = %path.display(), "removed: not part of the data");
             }
         }
     }
 
     fn is_unnamed(&self, path: &Path) -> bool {
+        if path.file_name().is_some_and(|name| name == super::manifest::NEW) {
+            return true;
+        }
         let number = |prefix: &str| path.file_name()?.to_str()?.strip_prefix(prefix)?.parse::<u64>().ok();
         let snapshots = self.manifest.snapshot.is_some();
         number("log.").is_some_and(|n| n < self.manifest.first)

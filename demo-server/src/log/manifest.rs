@@ -6,6 +6,8 @@ use std::io::Write as _;
 use std::path::Path;
 
 const NAME: &str = "manifest";
+/// What becomes the manifest, once it is whole.
+pub(super) const NEW: &str = "manifest.new";
 const TITLE: &str = "demo-server data";
 
 /// What the manifest says. Generation 0: there is none, and no data.
@@ -45,7 +47,7 @@ impl Manifest {
 
     /// Makes this the manifest, durably: all of it or nothing.
     pub(super) fn install(&self, dir: &Path) -> Result<()> {
-        let (path, new) = (dir.join(NAME), dir.join("manifest.new"));
+        let (path, new) = (dir.join(NAME), dir.join(NEW));
         let mut file = File::create(&new).context("create", &new)?;
         file.write_all(self.text().as_bytes()).and_then(|()| file.sync_all()).context("write", &new)?;
         std::fs::rename(&new, &path).context("replace", &path)?;

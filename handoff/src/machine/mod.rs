@@ -7,12 +7,14 @@ mod fit;
 mod incumbent;
 mod instance;
 pub mod recovery;
+mod restarts;
 mod step;
 mod successor;
 mod supervisor;
 
 pub use incumbent::Incumbent;
 pub use instance::Instance;
+pub use restarts::Restarts;
 pub use step::{
     Command, Effect, Effects, Ended, Ending, Facts, Hook, Input, ListenerSet, Machine, Outcome, Peer, Report,
     Step, Timer, Upgrade, Violation, Way, Which, times,

@@ -22,6 +22,8 @@ pub struct Found {
     pub trial: Option<FoundTrial>,
     /// The highest claim.
     pub highest: Option<(Epoch, InstanceId)>,
+    /// The supervisor before stopped, and nothing was left: that nobody serves is as it should be.
+    pub stopped: bool,
     /// The instances that answered.
     pub instances: Vec<FoundInstance>,
 }
@@ -127,6 +129,9 @@ pub fn recover(found: Found) -> Recovery {
     let mut serving = serving.into_iter();
 
     let Some(first) = serving.next() else {
+        if found.highest.is_some() && !found.stopped {
+            supervisor.found_nobody();
+        }
         return without_incumbent(supervisor, found.open, found.trial, before, retiring);
     };
     // N is active and O has not seen Started yet: it will, and leaves by itself
@@ -365,6 +370,7 @@ mod tests {
             open: Some(open),
             trial: None,
             highest: Some((Epoch(1), incumbent)),
+            stopped: false,
             instances: vec![FoundInstance { handoff: first, peer: InstanceId(2), ..o }],
         });
         assert_eq!(recovery.supervisor.handoff(), Some(first));
@@ -391,6 +397,7 @@ mod tests {
                 open: Some(open),
                 trial: None,
                 highest: Some((Epoch(2), InstanceId(3))),
+                stopped: false,
                 instances: vec![found(InstanceId(3), standing, Epoch(2))],
             });
             let ended = recovery.effects.iter().any(|effect| {
@@ -417,6 +424,7 @@ mod tests {
                 open: None,
                 trial: None,
                 highest: Some(highest),
+                stopped: false,
                 instances: vec![
                     FoundInstance { handoff, peer: successor, ..o },
                     found(cold, standing, Epoch(3)),
@@ -446,6 +454,7 @@ mod tests {
             }),
             trial: None,
             highest: Some((Epoch(3), third)),
+            stopped: false,
             instances: vec![
                 FoundInstance { handoff: old, peer: second, ..o },
                 FoundInstance { handoff: new, peer: second, ..n },

@@ -232,8 +232,8 @@ pub enum Timer {
     Silent,
     /// S: pause before a cold start.
     Backoff,
-    /// S: the cold-started server has served long enough to forget earlier crashes.
-    Healthy,
+    /// S: the failure of this number is so old that it does not count any more.
+    Forgive(u32),
     /// S: one retiring generation has to be gone.
     Retire(InstanceId),
     /// O: time for the retire hook.
@@ -353,12 +353,6 @@ pub mod times {
     pub const LOCK: Duration = Duration::from_secs(2);
     /// A cold-started server must be active within this.
     pub const COLD_START: Duration = Duration::from_secs(120);
-    /// First pause before a cold start after a crash; doubles up to `BACKOFF_MAX`.
-    pub const BACKOFF: Duration = Duration::from_millis(50);
-    /// Longest pause before a cold start.
-    pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
-    /// Serving this long makes earlier crashes forgotten.
-    pub const HEALTHY: Duration = Duration::from_secs(30);
     /// An instance that was asked to stop (SIGTERM) leaves within this.
     pub const STOP: Duration = Duration::from_secs(10);
     /// A retiring generation is ended this long after its grace.
@@ -432,7 +426,7 @@ impl Timer {
             Timer::Active => "active",
             Timer::Silent => "silent",
             Timer::Backoff => "backoff",
-            Timer::Healthy => "healthy",
+            Timer::Forgive(_) => "forgive",
             Timer::Retire(_) => "retire",
             Timer::Grace => "grace",
             Timer::ColdStart => "cold_start",

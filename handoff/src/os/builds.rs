@@ -143,9 +143,7 @@ impl Builds {
         let Some(dir) = &self.dir else { return Ok(()) };
         let bytes = spec.encode()?;
         let _known = self.known();
-        let temp = Dir::temp_name();
-        let written =
-            dir.write_new(&temp, &bytes, 0o600).and_then(|()| dir.rename(&temp, &spec_name(instance)));
+        let written = dir.write_temp(&bytes, 0o600).and_then(|temp| dir.rename(&temp, &spec_name(instance)));
         written.map_err(|e| e.to_string())
     }
 
@@ -229,10 +227,9 @@ fn spec_name(instance: InstanceId) -> String {
 }
 
 fn copy(dir: &Dir, file: &mut File) -> Result<(BuildDigest, OwnedFd), FileError> {
-    let temp = Dir::temp_name();
+    let (temp, mut to) = dir.create_temp(0o600)?;
     let wrong = |source| FileError { op: "copy a build to", path: dir.join(&temp), source };
     let copied = (|| {
-        let mut to = dir.create_new(&temp, 0o600)?;
         file.rewind().map_err(wrong)?;
         // in the kernel, and shared where the file system can (std: copy_file_range)
         io::copy(file, &mut to).map_err(wrong)?;

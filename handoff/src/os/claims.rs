@@ -93,8 +93,7 @@ impl Claims {
 
     /// Under a name of its own first: a proposal is whole or not there, and never overwritten.
     fn write_proposal(&self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
-        let temp = Dir::temp_name();
-        self.dir.write_new(&temp, bytes, 0o600)?;
+        let temp = self.dir.write_temp(bytes, 0o600)?;
         let linked = self.dir.link(&temp, name);
         self.dir.unlink(&temp)?;
         match linked {
@@ -195,8 +194,9 @@ impl Claims {
     /// # Errors
     /// It cannot: read-only, full, or a filesystem without hard links.
     pub fn probe_link(&self) -> Result<(), FileError> {
-        let (file, link) = (Dir::temp_name(), Dir::temp_name());
-        self.dir.write_new(&file, b"probe", 0o600)?;
+        let file = self.dir.write_temp(b"probe", 0o600)?;
+        let link = format!("{file}.link");
+        self.dir.unlink_if_there(&link)?;
         let linked = self.dir.link(&file, &link).and_then(|()| self.dir.unlink(&link));
         self.dir.unlink(&file)?;
         linked
@@ -294,6 +294,36 @@ impl Claims {
         Ok(())
     }
 
+    /// Removes every proposal and every unfinished file, durably. Only for whoever knows that nobody of this lineage
+    /// lives: it took [`super::lock::LineageLock`] anew. A claim never goes: it says who served.
+    ///
+    /// # Errors
+    /// Those of listing, removing and syncing.
+    pub(crate) fn sweep(&self) -> Result<Swept, FileError> {
+        let mut swept = Swept::default();
+        for name in self.dir.list()? {
+            match FileName::parse(&name) {
+                Some(FileName::Claim(_)) => continue,
+                Some(FileName::Proposal(proposal)) => {
+                    // one that is damaged names nobody
+                    let named = self.proposal(proposal).ok().flatten().map(|p| p.instance);
+                    swept.instances.extend(named);
+                }
+                None if name.starts_with("tmp.") => {}
+                None => continue,
+            }
+            if self.dir.unlink_if_there(&name)? {
+                swept.names.push(name);
+            }
+        }
+        if !swept.names.is_empty() {
+            self.dir.sync_dir()?;
+        }
+        let owners = self.claimed()?.into_iter().filter_map(|epoch| self.read(epoch).ok().flatten());
+        swept.instances.extend(owners.map(|claim| claim.instance));
+        Ok(swept)
+    }
+
     /// Begins to watch for claims.
     ///
     /// # Errors
@@ -310,6 +340,15 @@ impl Claims {
         let events = super::fds::watch(OwnedFd::from(inotify), Interest::READABLE).map_err(wrong)?;
         Ok(ClaimWatch { claims: self.clone(), events })
     }
+}
+
+/// What [`Claims::sweep`] removed.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// The files.
+    pub(crate) names: Vec<String>,
+    /// Everybody whom a proposal or a claim named.
+    pub(crate) instances: Vec<InstanceId>,
 }
 
 fn claim_epoch(name: FileName) -> Option<Epoch> {

@@ -193,26 +193,55 @@ impl Dir {
     /// # Errors
     /// No room; a failed fsync. The old file is still there then.
     pub fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-        let temp = Dir::temp_name();
-        self.write_new(&temp, bytes, mode)?;
+        let temp = self.write_temp(bytes, mode)?;
         self.rename(&temp, name).inspect_err(|_| {
             let _ = self.unlink(&temp);
         })?;
         self.sync_dir()
     }
 
-    /// A name that no other file has: `tmp.<pid>.<n>`. What its writer leaves behind is removed by
+    /// Creates a file under a temporary name, as [`Dir::write_new`] does; gives the name.
+    ///
+    /// A name can be taken: after a boot this process may have the pid of one that died before it, and where each
+    /// container counts its own pids even of one that lives. Then another name is taken, and nothing removed.
+    ///
+    /// # Errors
+    /// No room; a failed fsync.
+    pub(crate) fn write_temp(&self, bytes: &[u8], mode: u32) -> Result<String, FileError> {
+        Self::as_temp(|name| self.write_new(name, bytes, mode)).map(|(name, ())| name)
+    }
+
+    /// Creates an empty file under such a name, for reading and writing.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub(crate) fn create_temp(&self, mode: u32) -> Result<(String, File), FileError> {
+        Self::as_temp(|name| self.create_new(name, mode))
+    }
+
+    fn as_temp<T>(make: impl Fn(&str) -> Result<T, FileError>) -> Result<(String, T), FileError> {
+        loop {
+            let name = Dir::temp_name();
+            match make(&name) {
+                Err(e) if e.is(Errno::EEXIST) => {}
+                made => return made.map(|made| (name, made)),
+            }
+        }
+    }
+
+    /// A name for a temporary file: `tmp.<pid>.<n>`. What its writer leaves behind is removed by
     /// [`Dir::sweep_temps`].
-    pub(crate) fn temp_name() -> String {
+    fn temp_name() -> String {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         format!("tmp.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Removes temporary files whose writers are no longer alive.
+    /// Removes temporary files whose writers are no longer alive; gives their names.
     ///
     /// # Errors
     /// Those of listing and removing.
-    pub(crate) fn sweep_temps(&self) -> Result<(), FileError> {
+    pub(crate) fn sweep_temps(&self) -> Result<Vec<String>, FileError> {
+        let mut removed = Vec::new();
         for name in self.list()? {
             let writer = name.strip_prefix("tmp.").and_then(|rest| rest.split_once('.')).map(|(pid, _)| pid);
             let Some(pid) = writer.and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0) else {
@@ -220,9 +249,10 @@ impl Dir {
             };
             if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
                 self.unlink_if_there(&name)?;
+                removed.push(name);
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Gives a file a second name.

@@ -94,8 +94,7 @@ impl Storage for JournalFile {
 
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.guarded()?;
-        let temp = Dir::temp_name();
-        self.dir.write_new(&temp, bytes, 0o600).map_err(io::Error::other)?;
+        let temp = self.dir.write_temp(bytes, 0o600).map_err(io::Error::other)?;
         // opened before it takes the name: from the rename on, nothing may go to the old file
         let file = self.dir.open_rw(&temp).map_err(io::Error::other)?;
         if let Err(e) = self.dir.rename(&temp, &self.name) {

@@ -34,6 +34,8 @@ pub(super) enum Met {
     Speaks(Box<Speaker>),
     /// Somebody holds its listener and says nothing.
     Silent(InstanceId),
+    /// Nobody listens there any more.
+    Dead(InstanceId),
 }
 
 /// An instance that said Hello on a connection of ours.
@@ -54,20 +56,21 @@ pub(super) struct Adoptee {
     pub(super) lineage: Option<LineageLock>,
 }
 
-/// Whose control sockets there are. What else a supervisor that died left, half-bound sockets, is removed.
-pub(super) fn known(ctl: &Dir) -> Vec<InstanceId> {
+/// Whose control sockets there are. What else a supervisor that died left, half-bound sockets, is removed and named.
+pub(super) fn known(ctl: &Dir) -> (Vec<InstanceId>, Vec<String>) {
     let names = ctl.list().unwrap_or_else(|error| {
         tracing::warn!(%error, "control sockets");
         Vec::new()
     });
-    let id_of = |name: &String| {
-        let id = name.strip_suffix(".sock").and_then(InstanceId::parse);
-        if id.is_none() {
-            drop(ctl.unlink_if_there(name));
+    let (mut ids, mut removed) = (Vec::new(), Vec::new());
+    for name in names {
+        match name.strip_suffix(".sock").and_then(InstanceId::parse) {
+            Some(id) => ids.push(id),
+            None if ctl.unlink_if_there(&name).unwrap_or(false) => removed.push(name),
+            None => {}
         }
-        id
-    };
-    names.iter().filter_map(id_of).collect()
+    }
+    (ids, removed)
 }
 
 /// Connects to these instances; the sockets of the dead are removed.
@@ -82,8 +85,8 @@ pub(super) async fn meet(ctl: &Dir, ids: &[InstanceId], patience: Duration) -> V
         match visit {
             Ok((_, Ok(speaker))) => met.push(Met::Speaks(Box::new(speaker))),
             Ok((id, Err(error))) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                tracing::debug!(instance = %id, "control socket of a dead instance");
                 drop(ctl.unlink_if_there(&control_name(id)));
+                met.push(Met::Dead(id));
             }
             Ok((id, Err(error))) => {
                 tracing::warn!(instance = %id, %error, "an instance does not answer");
@@ -115,6 +118,16 @@ async fn visit(id: InstanceId, path: &Path, patience: Duration) -> io::Result<Sp
     let kernel =
         channel.first_sender().and_then(|sender| u32::try_from(sender.pid).ok()).filter(|pid| *pid > 0);
     let pid = kernel.unwrap_or(hello.pid);
+    let me = nix::unistd::geteuid();
+    if let Some(sender) = channel.first_sender()
+        && !me.is_root()
+        && ![0, me.as_raw()].contains(&sender.uid)
+    {
+        return Err(io::Error::other(format!(
+            "process {pid} runs as uid {}, this supervisor as uid {me}; next: run it as that user, or as root",
+            sender.uid
+        )));
+    }
     Ok(Speaker { id, channel, hello: *hello, pid })
 }
 
@@ -191,15 +204,16 @@ pub(super) fn group_of(id: InstanceId, pid: Option<u32>) -> Option<ProcessGroup>
     ProcessGroup::reopen_by_path(mount.join(path[..end].trim_start_matches('/'))).ok()
 }
 
-/// Ends what is left of an instance that has no name any more, and removes its container and its socket.
-pub(super) async fn sweep(ctl: &Dir, id: InstanceId, group: Option<ProcessGroup>) {
-    if let Some(group) = group {
-        match group.remove().await {
-            Ok(()) => tracing::info!(instance = %id, "swept"),
-            Err(error) => tracing::warn!(instance = %id, %error, "container is not removed"),
-        }
-    }
+/// Ends what is left of an instance that has no name any more, and removes its container and its socket. Says whether
+/// there was a container, and is not any more.
+pub(super) async fn sweep(ctl: &Dir, id: InstanceId, group: Option<ProcessGroup>) -> bool {
     drop(ctl.unlink_if_there(&control_name(id)));
+    let Some(group) = group else { return false };
+    let removed = group.remove().await;
+    if let Err(error) = &removed {
+        tracing::warn!(instance = %id, %error, "container is not removed");
+    }
+    removed.is_ok()
 }
 
 impl World {

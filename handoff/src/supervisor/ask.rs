@@ -224,8 +224,8 @@ impl World {
             } else if let Some(failed) = &view.failed
                 && self.inputs.is_empty()
             {
-                let exit = self.last_exit.as_ref().map_or_else(String::new, |exit| format!(" ({exit})"));
-                let error = Error::NotServing { program: starting.program, why: format!("{failed}{exit}") };
+                let why = format!("{failed}{}", self.last_exit());
+                let error = Error::NotServing { program: starting.program, why };
                 let _ = starting.reply.send(Err(error));
             } else {
                 self.starting = Some(starting);
@@ -249,12 +249,18 @@ impl World {
         }
     }
 
+    /// How the last process of a cold start ended, to be added to a sentence.
+    pub(super) fn last_exit(&self) -> String {
+        self.last_exit.as_ref().map_or_else(String::new, |exit| format!(" ({exit})"))
+    }
+
     /// The preflight looks at files: in a thread of its own, so that a slow disk holds nobody.
     fn check(&mut self) {
         let place = Place {
             claims: self.site.claims.clone(),
             data: self.site.data_dir.clone(),
             incumbent: self.incumbent.as_ref().and_then(|incumbent| incumbent.pid),
+            serving: self.incumbent.as_ref().map(|incumbent| incumbent.id),
         };
         let Some(ask) = &mut self.ask else { return };
         ask.stage = Stage::Checking;

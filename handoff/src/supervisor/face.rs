@@ -9,7 +9,7 @@ use super::replace::report::ReplacementReport;
 use super::report::{ConnectionsReport, HandoffReport, LastHandoff, PhaseReport, StatusReport};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, HandoffId, InstanceId, ListenerName};
-use crate::machine::Outcome;
+use crate::machine::{Outcome, Restarts};
 use crate::os::listeners::Address;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -176,6 +176,14 @@ impl Supervisor {
     #[must_use]
     pub fn as_guest(mut self) -> Self {
         self.setup.guest = true;
+        self
+    }
+
+    /// How a server that dies is started again. After the budget [`Self::status`] says `failed`, and the listeners stay
+    /// open until [`Self::start`] or [`Self::shutdown`].
+    #[must_use]
+    pub fn with_restarts(mut self, restarts: Restarts) -> Self {
+        self.setup.restarts = restarts;
         self
     }
 

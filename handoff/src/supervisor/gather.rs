@@ -1,6 +1,7 @@
 //! Everybody whom an earlier supervisor left running, and what they hold.
 
 use super::adopt::{self, Adoptee, Met, Speaker};
+use super::launch::control_name;
 use super::salvage::{Salvaged, salvage};
 use crate::ids::InstanceId;
 use crate::machine::times;
@@ -19,20 +20,25 @@ pub(super) struct Gathered {
     pub(super) mute: Vec<InstanceId>,
     /// What the mute ones held.
     pub(super) saved: Vec<Salvaged>,
+    /// Sockets of the dead, which were removed.
+    pub(super) removed: Vec<String>,
+    /// Whose they were.
+    pub(super) dead: Vec<InstanceId>,
 }
 
 /// Everybody who runs. A generation higher than all they have seen makes this supervisor theirs.
 pub(super) async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
-    let (speakers, mute) = split(adopt::meet(ctl, &adopt::known(ctl), HELLO).await);
+    let (known, removed) = adopt::known(ctl);
+    let mut gathered = Gathered { removed, ..Gathered::default() };
+    let speakers = gathered.sort(adopt::meet(ctl, &known, HELLO).await);
     let mut generation = past.max(highest_seen(&speakers)) + 1;
-    let mut gathered = Gathered { mute, ..Gathered::default() };
     gathered.take(adopt::adopt(speakers, generation).await);
     // nobody serves, but somebody holds what a server needs: it may have been stopped for a moment only
     if !gathered.mute.is_empty() && !gathered.serves() {
         let patience = crate::crash::scaled(times::SILENT);
         tracing::warn!(?patience, "nobody serves, and an instance does not answer: waiting for it");
-        let (speakers, mute) = split(adopt::meet(ctl, &gathered.mute, patience).await);
-        gathered.mute = mute;
+        let mute = std::mem::take(&mut gathered.mute);
+        let speakers = gathered.sort(adopt::meet(ctl, &mute, patience).await);
         generation = generation.max(highest_seen(&speakers) + 1);
         gathered.take(adopt::adopt(speakers, generation).await);
     }
@@ -45,6 +51,21 @@ fn highest_seen(speakers: &[Speaker]) -> u64 {
 }
 
 impl Gathered {
+    fn sort(&mut self, met: Vec<Met>) -> Vec<Speaker> {
+        let mut speakers = Vec::new();
+        for met in met {
+            match met {
+                Met::Speaks(speaker) => speakers.push(*speaker),
+                Met::Silent(id) => self.mute.push(id),
+                Met::Dead(id) => {
+                    self.removed.push(control_name(id));
+                    self.dead.push(id);
+                }
+            }
+        }
+        speakers
+    }
+
     fn take(&mut self, answers: Vec<std::result::Result<Adoptee, InstanceId>>) {
         for answer in answers {
             match answer {
@@ -69,7 +90,9 @@ impl Gathered {
     /// Ends who stayed mute, so that another server can have what it holds.
     pub(super) async fn end_mute(&mut self, ctl: &Dir) {
         for id in self.mute.drain(..) {
-            adopt::sweep(ctl, id, adopt::group_of(id, None)).await;
+            if adopt::sweep(ctl, id, adopt::group_of(id, None)).await {
+                tracing::warn!(instance = %id, "it stayed silent and was ended");
+            }
         }
     }
 
@@ -81,15 +104,4 @@ impl Gathered {
             }
         }
     }
-}
-
-fn split(met: Vec<Met>) -> (Vec<Speaker>, Vec<InstanceId>) {
-    let (mut speakers, mut silent) = (Vec::new(), Vec::new());
-    for met in met {
-        match met {
-            Met::Speaks(speaker) => speakers.push(*speaker),
-            Met::Silent(id) => silent.push(id),
-        }
-    }
-    (speakers, silent)
 }

@@ -205,6 +205,7 @@ mod tests {
             abort_possible: false,
             failed: None,
             cold_starts: 0,
+            failures: (0, 10),
             probation: None,
             previous: None,
             turning: false,

@@ -13,6 +13,7 @@
 //! | `guest` | a supervisor for the time of one upgrade |
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
 //! | `builds` | which build a server is started from |
+//! | `leftovers` | what the dead left behind |
 //! | `preflight` | what is checked before the incumbent hears of an upgrade |
 //! | `rollback` | the way back to the build before, and who waits for the end of a probation |
 //! | `manager` | what a service manager hears and keeps |
@@ -22,6 +23,7 @@
 
 mod adopt;
 mod ask;
+mod begin;
 mod builds;
 mod control;
 mod events;
@@ -30,6 +32,7 @@ mod gather;
 mod guest;
 mod instance;
 mod launch;
+mod leftovers;
 mod manager;
 mod open;
 mod options;
@@ -46,6 +49,7 @@ mod status;
 mod view;
 mod world;
 
+pub use crate::machine::Restarts;
 pub use face::{HandoffOutcome, StateJournal, Supervisor};
 pub use manager::Manager;
 pub use options::SpawnSpec;

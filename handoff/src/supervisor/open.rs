@@ -1,13 +1,12 @@
 //! Taking a run directory: the lock, the journal, what still runs, and the loop that goes on from there.
 
-use super::adopt::{self, Adoptee, Speaker};
-use super::ask::GRACE;
-use super::builds;
+use super::adopt::Adoptee;
+use super::begin::begin;
 use super::control;
 use super::face::StateJournal;
 use super::gather::{Gathered, gather};
 use super::guest::Streams;
-use super::instance::{Instance, Tell};
+use super::leftovers::Leftovers;
 use super::manager::Manager;
 use super::orders::{Handle, PhaseEvent};
 use super::replace::carried::Carried;
@@ -16,25 +15,21 @@ use super::replace::{Debt, Door, reap};
 use super::report::LastHandoff;
 use super::salvage::Salvaged;
 use super::spawn::{CONTROL, Shared};
-use super::view::Watched;
-use super::world::{Beat, Site, World};
+use super::world::Site;
 use crate::claim::Proposal;
-use crate::driver;
 use crate::error::{Error, Result};
-use crate::ids::{InstanceId, ListenerName};
+use crate::ids::{Epoch, InstanceId, ListenerName};
 use crate::journal::{Journal, JournalState, Record};
-use crate::machine::Peer;
-use crate::machine::recovery::{Found, FoundHandoff, FoundTrial, Recovery, name_of, recover};
+use crate::machine::Restarts;
+use crate::machine::recovery::{Found, FoundHandoff, FoundTrial, recover};
 use crate::os::builds::Builds;
 use crate::os::claims::Claims;
 use crate::os::files::{Dir, FileError};
-use crate::os::identity::boot_id;
+use crate::os::identity::{boot_id, start_time};
 use crate::os::journal_file::JournalFile;
 use crate::os::listeners::{self, Address, Kind, validate};
 use crate::os::lock::{LineageLock, Lock, LockError};
-use crate::os::timers::Timers;
 use crate::wire::Standing;
-use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -60,6 +55,7 @@ pub(super) struct Setup {
     pub(super) journal: Option<PathBuf>,
     pub(super) build_id: Option<String>,
     pub(super) name: Option<String>,
+    pub(super) restarts: Restarts,
     /// With which arguments another program may replace this one.
     pub(super) arguments: Option<Vec<OsString>>,
     /// Begins only where somebody serves, and leaves.
@@ -145,6 +141,7 @@ impl Setup {
             journal: None,
             build_id: None,
             name: None,
+            restarts: Restarts::default(),
             arguments: None,
             guest: false,
             manager: Mutex::new(None),
@@ -164,14 +161,29 @@ impl Setup {
         let run = Dir::open_private(&self.run_dir)?;
         let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (lock, door) = take(&run, carried.as_mut())?;
+        let mut leftovers = Leftovers::default();
+        // who is here for one upgrade leaves things as they are
+        if !self.guest {
+            leftovers.of_supervisors(&run, CONTROL_SOCKET)?;
+        }
         let ctl = run.sub_private("ctl")?;
         let data_dir = self.data_dir.as_ref().map(|dir| dir.canonicalize().map_err(|e| Error::path(dir, e)));
         let data_dir = data_dir.transpose()?;
         let claims = match &data_dir {
-            Some(data) => Claims::open(data)?,
+            Some(data) => {
+                if !self.guest
+                    && let Ok(dir) = Dir::open(&data.join(Claims::IN_DATA))
+                {
+                    leftovers.of_the_dead(&dir)?;
+                }
+                Claims::open(data)?
+            }
             None => Claims::open_in_run(run.path())?,
         };
+        // before anybody is spoken to, let alone ended: without it nothing is known
+        highest(&claims)?;
         let mut journal = self.journal(&run)?;
+        leftovers.of_journal(journal.torn());
         let mut past = journal.state().clone();
 
         let (generation, mut gathered) = gather(&ctl, past.generation).await;
@@ -191,12 +203,20 @@ impl Setup {
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
         gathered.saved.extend(carried.as_mut().and_then(|carried| carried.held.take()));
         gathered.saved.extend(manager.as_mut().map(|manager| manager.take_kept(&self.addresses)));
-        let Gathered { mut adoptees, mute, mut saved } = gathered;
+        let Gathered { mut adoptees, mute, mut saved, removed, dead } = gathered;
+        leftovers.of_sockets(&ctl, removed);
         let brought = adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take());
         let brought = brought.chain(saved.iter_mut().filter_map(|saved| saved.lineage.take())).collect();
-        let lineage = self.lineage(&claims, brought)?;
+        let (lineage, anew) = self.lineage(&claims, brought)?;
+        let mut traces = if self.guest { Vec::new() } else { dead };
+        if anew && adoptees.is_empty() {
+            traces.extend(leftovers.of_a_dead_lineage(&claims)?);
+        }
+        if !self.guest {
+            leftovers.of_builds(claims.dir());
+        }
         let listeners = self.shared(&adoptees, &saved)?;
-        let highest = claims.highest()?;
+        let highest = highest(&claims)?;
         forgive(&mut journal, &mut past, highest.as_ref().map(|(_, claim)| claim));
         let highest = highest.map(|(epoch, claim)| (epoch, claim.instance));
         let trial = past.trial.as_ref().map(|trial| FoundTrial {
@@ -209,7 +229,7 @@ impl Setup {
             let adopted = |pid: &u32| adoptees.iter().any(|adoptee| adoptee.speaker.pid == *pid);
             reap(carried.children().iter().copied().filter(|pid| !adopted(pid)));
         }
-        let recovery = recover(Found {
+        let mut recovery = recover(Found {
             base: InstanceId(uuid::Uuid::new_v4().as_u128()),
             generation,
             open: past.open.as_ref().map(|open| FoundHandoff {
@@ -221,8 +241,10 @@ impl Setup {
             }),
             trial,
             highest,
+            stopped: past.stopped,
             instances: adoptees.iter().map(|adoptee| adoptee.found.clone()).collect(),
         });
+        recovery.supervisor = recovery.supervisor.with_restarts(self.restarts);
         let summary = (past != JournalState::default()).then(|| StateJournal {
             generation,
             open: past.open.as_ref().map(|open| open.handoff),
@@ -251,9 +273,12 @@ impl Setup {
             build_id: self.build_id.clone(),
             clean: past.stopped,
         };
+        traces.extend(mute);
         let debt = carried.map(|carried| Debt::of(carried, site.version(), generation));
         let (orders, incoming) = mpsc::channel(64);
-        let task = begin(site, journal, past, recovery, adoptees, mute, incoming, events, manager).await;
+        let task =
+            begin(site, journal, past, recovery, adoptees, traces, leftovers, incoming, events, manager)
+                .await;
         let (debt, tasks) = (Mutex::new(debt), Mutex::new(vec![task]));
         Ok(Core { handle: Handle(orders), journal: summary, run, door, debt, tasks })
     }
@@ -275,26 +300,21 @@ impl Setup {
             }
         };
         let path = self.journal_path(run);
-        let journal =
-            Journal::open(storage).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
-        if let Some(torn) = journal.torn() {
-            tracing::info!(?torn, "the journal's torn tail was cut");
-        }
-        Ok(journal)
+        Journal::open(storage).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))
     }
 
-    /// From who brought it, or taken anew.
-    fn lineage(&self, claims: &Claims, brought: Vec<LineageLock>) -> Result<LineageLock> {
+    /// From who brought it, or taken anew, which is said.
+    fn lineage(&self, claims: &Claims, brought: Vec<LineageLock>) -> Result<(LineageLock, bool)> {
         for lineage in brought {
             if lineage.belongs_to(claims.dir())? {
-                return Ok(lineage);
+                return Ok((lineage, false));
             }
         }
-        LineageLock::acquire(claims.dir()).map_err(|error| match error {
+        LineageLock::acquire(claims.dir()).map(|lock| (lock, true)).map_err(|error| match error {
             // who took the lock may be a supervisor that is dead: who serves holds it too
             LockError::Held { .. } => Error::InUse {
                 path: self.data_dir.clone().unwrap_or_else(|| claims.dir().path().to_owned()),
-                pid: claims.highest().ok().flatten().map(|(_, claim)| claim.pid).filter(|pid| lives(*pid)),
+                pid: claims.highest().ok().flatten().filter(|(_, claim)| lives(claim)).map(|(_, c)| c.pid),
             },
             other => locked(other),
         })
@@ -385,128 +405,25 @@ fn locked(error: LockError) -> Error {
     }
 }
 
-fn lives(pid: u32) -> bool {
-    processkit::identity_of(pid).is_ok()
+/// The very process that claimed: after a boot, or a while, another one has its number.
+fn lives(claim: &Proposal) -> bool {
+    boot_id().is_ok_and(|boot| boot == claim.boot_id)
+        && start_time(claim.pid).is_ok_and(|start| start == claim.start_time)
 }
 
-fn last_of(past: &JournalState) -> Option<LastHandoff> {
+/// The highest claim. One that cannot be read is no reason to believe the one below.
+fn highest(claims: &Claims) -> Result<Option<(Epoch, Proposal)>> {
+    claims.highest().map_err(|error| {
+        let next = "next: restore it, or use the build that wrote it; if no server runs on this data, remove it: \
+                    epochs go on from the data and from the claims that are left";
+        Error::Invalid(format!("who served last is not known: {error}; {next}"))
+    })
+}
+
+pub(super) fn last_of(past: &JournalState) -> Option<LastHandoff> {
     past.last_ended.as_ref().map(|ended| LastHandoff {
         handoff_id: ended.handoff.to_string(),
         outcome: ended.outcome,
         reason: ended.reason.clone(),
     })
-}
-
-#[expect(clippy::too_many_arguments, reason = "called once: the parts of the world as they were found")]
-async fn begin(
-    site: Site,
-    journal: Journal<JournalFile>,
-    past: JournalState,
-    recovery: Recovery,
-    adoptees: Vec<Adoptee>,
-    mute: Vec<InstanceId>,
-    orders: mpsc::Receiver<super::orders::Order>,
-    events: broadcast::Sender<PhaseEvent>,
-    manager: Option<Manager>,
-) -> AbortHandle {
-    let (tell, news) = mpsc::unbounded_channel();
-    let mut slots: BTreeMap<InstanceId, Instance> = BTreeMap::new();
-    let mut died = Vec::new();
-    for adoptee in adoptees {
-        let (id, pid) = (adoptee.speaker.id, adoptee.speaker.pid);
-        match instance_of(adoptee.speaker, &tell) {
-            Ok(instance) => drop(slots.insert(id, instance)),
-            Err(error) => {
-                tracing::warn!(instance = %id, pid, %error, "gone while it was adopted");
-                died.push(id);
-                // what it left behind is ended like the rest of it
-                slots.extend(adopt::group_of(id, None).map(|group| (id, Instance::contained(id, group))));
-            }
-        }
-    }
-    // its container alone, when it does not speak: whatever is in there can be ended
-    if let Some(id) = recovery.successor
-        && !slots.contains_key(&id)
-        && let Some(group) = adopt::group_of(id, None)
-    {
-        slots.insert(id, Instance::contained(id, group));
-    }
-    let mut left: Vec<InstanceId> = past.containers.iter().copied().collect();
-    left.extend(mute);
-    left.extend(slots.keys());
-    left.retain(|id| name_of(&recovery, *id).is_none());
-    left.sort_unstable();
-    left.dedup();
-    for id in left {
-        let pid = slots.remove(&id).and_then(|slot| slot.pid);
-        adopt::sweep(&site.ctl, id, adopt::group_of(id, pid)).await;
-    }
-
-    let (machine, window) = Watched::new(recovery.supervisor.clone(), recovery.effects.clone());
-    let mut beats = Timers::default();
-    beats.arm(Beat::Heart, World::heartbeat());
-    let mut world = World {
-        site,
-        journal,
-        window,
-        incumbent: None,
-        successor: None,
-        retiring: BTreeMap::new(),
-        timers: Timers::default(),
-        beats,
-        heart: 0,
-        inputs: VecDeque::from([crate::machine::Input::Start]),
-        held: None,
-        frames_in_a_row: 0,
-        orders,
-        news,
-        tell,
-        watch: None,
-        transfer: None,
-        builds: BTreeMap::new(),
-        configured: None,
-        starting: None,
-        ask: None,
-        waiting: None,
-        replacing: None,
-        quiet: Vec::new(),
-        manager,
-        progress: None,
-        last: last_of(&past),
-        events,
-        stop: Vec::new(),
-        grace: crate::crash::scaled(GRACE),
-        last_exit: None,
-        journal_trouble: None,
-    };
-    // who serves now may have to be started again, from the same build
-    builds::recall_each(&world.site.builds, slots.keys().copied().collect(), &world.tell);
-    for (id, instance) in slots {
-        match name_of(&recovery, id) {
-            Some(Peer::Incumbent) => world.incumbent = Some(instance),
-            Some(Peer::Successor) => world.successor = Some(instance),
-            Some(Peer::Retiring(_)) => drop(world.retiring.insert(id, instance)),
-            Some(Peer::Supervisor) | None => {}
-        }
-    }
-    // nobody watches it: this is the only word of its end
-    let died = died.into_iter().filter_map(|id| name_of(&recovery, id));
-    world.inputs.extend(died.map(crate::machine::Input::Exited));
-    world.store_descriptors();
-    tokio::spawn(run(machine, world)).abort_handle()
-}
-
-fn instance_of(speaker: Speaker, tell: &Tell) -> std::io::Result<Instance> {
-    let Speaker { id, channel, hello, pid } = speaker;
-    let pidfd = processkit::pidfd_open(pid)?;
-    Instance::adopted(id, channel, hello, pidfd, adopt::group_of(id, Some(pid)), tell)
-}
-
-async fn run(mut machine: Watched, mut world: World) {
-    let ending = driver::drive(&mut machine, &mut world).await;
-    tracing::info!(?ending, "supervisor stopped");
-    if let Err(error) = world.site.run.unlink_if_there(CONTROL_SOCKET) {
-        tracing::warn!(%error, "operators' socket");
-    }
-    world.farewell();
 }

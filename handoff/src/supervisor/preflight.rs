@@ -3,6 +3,7 @@
 //! What two Hellos must have in common is the machine's business; here is what only the system knows.
 
 use crate::claim::BuildDigest;
+use crate::ids::InstanceId;
 use crate::os::builds::Builds;
 use crate::os::claims::Claims;
 use crate::os::files::FileError;
@@ -120,6 +121,8 @@ pub(super) struct Place {
     pub(super) data: Option<PathBuf>,
     /// The process that serves: its successor must be able to hold as many descriptors.
     pub(super) incumbent: Option<u32>,
+    /// Who serves, as the supervisor knows.
+    pub(super) serving: Option<InstanceId>,
 }
 
 /// Descriptors that a successor needs besides the incumbent's: its own files, sockets, epoll.
@@ -148,7 +151,31 @@ impl Place {
         if let Some(data) = &self.data {
             local(data)?;
         }
+        self.unclaimed()?;
         self.incumbent.map_or(Ok(()), descriptors_fit)
+    }
+}
+
+impl Place {
+    /// Nobody but the server has claimed beyond it: a handoff would end with nobody who may serve.
+    fn unclaimed(&self) -> Result<(), String> {
+        let Some(serving) = self.serving else { return Ok(()) };
+        let highest = self.claims.highest().map_err(|e| {
+            format!(
+                "{e}; the server goes on without it; next: restore it from a copy before the next upgrade"
+            )
+        })?;
+        match highest {
+            Some((epoch, claim)) if claim.instance != serving => Err(format!(
+                "epoch {epoch} is claimed by instance {} (pid {}, {}), and not by the server, {serving}: somebody \
+                 else started on this data, or files were put there; next: find out who, then stop the service and \
+                 start it again, which claims the epoch after that",
+                claim.instance,
+                claim.pid,
+                claim.executable_text()
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -230,7 +257,12 @@ mod tests {
     fn a_place_needs_its_claims_and_a_reserve() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let claims = Claims::open(dir.path()).expect("claims");
-        let place = Place { claims, data: Some(dir.path().to_owned()), incumbent: Some(std::process::id()) };
+        let place = Place {
+            claims,
+            data: Some(dir.path().to_owned()),
+            incumbent: Some(std::process::id()),
+            serving: None,
+        };
         assert_eq!(place.check(), Ok(()));
         let reserve = dir.path().join(Claims::IN_DATA).join("reserve");
         std::fs::remove_file(&reserve).expect("removed");

@@ -102,6 +102,9 @@ pub struct StatusReport {
     pub cold_starts: Option<u64>,
     /// How processes are contained (`CgroupV2`, `ProcessGroup`), and why not better.
     pub containment: Option<String>,
+    /// What runs that were never ended had left, and this supervisor removed when it began.
+    #[serde(default)]
+    pub cleaned: Vec<String>,
 }
 
 /// The supervisor.

@@ -105,6 +105,11 @@ mod tests {
             .pass_fd(lineage.try_clone().expect("a copy"), 5);
         let process = group.start(&command).await.expect("started");
         drop((command, lineage));
+        // a spawn is told once execve cannot fail any more; the environment is to be seen a moment later
+        let environ = format!("/proc/{}/environ", process.pid().expect("it runs"));
+        while std::fs::read(&environ).expect("it runs").is_empty() {
+            tokio::task::yield_now().await;
+        }
         process.signal(Signal::Other(nix::libc::SIGSTOP)).expect("stopped");
 
         let saved = salvage(&group);

@@ -43,20 +43,30 @@ impl World {
             probation: view.probation.map(|handoff| handoff.to_string()),
             cold_starts: Some(view.cold_starts),
             containment: self.containment(),
+            cleaned: self.cleaned.clone(),
         }
     }
 
     pub(super) fn state(&self, view: &View) -> (&'static str, Option<String>) {
         let trouble = self.journal_trouble.as_ref().map(|why| format!("the journal is behind: {why}"));
         if let Some(failed) = &view.failed {
-            return ("failed", Some(failed.clone()));
+            let next = "next: repair that, then stop `run` (SIGTERM) and start it again";
+            return ("failed", Some(format!("{failed}{}; {next}", self.last_exit())));
         }
         let waits_for = || Some(view.state.to_lowercase());
+        let starts_again = || match view.failures {
+            (0, _) => self.last_exit.clone(),
+            (n, budget) => Some(format!(
+                "{}: failure {n} of at most {budget}{}",
+                view.state.to_lowercase(),
+                self.last_exit()
+            )),
+        };
         match view.state {
             "Empty" => ("stopped", Some("no server was started".to_owned())),
             "Stopping" | "Stopped" => ("stopped", Some("the supervisor stops".to_owned())),
             "Starting" | "Pausing" | "Emptying" | "StartFailed" if view.handoff.is_none() => {
-                ("starting", self.last_exit.clone().or_else(waits_for))
+                ("starting", starts_again().or_else(waits_for))
             }
             "Idle" | "Probation" => ("serving", trouble),
             "Probation (turning back)" => ("upgrading", waits_for()),

@@ -25,6 +25,8 @@ pub(super) struct View {
     pub(super) previous: Option<InstanceId>,
     /// It has failed, and the way back is being looked for.
     pub(super) turning: bool,
+    /// Failures that count, and how many may.
+    pub(super) failures: (u32, u32),
 }
 
 impl View {
@@ -42,6 +44,7 @@ impl View {
             probation: machine.probation(),
             previous: machine.previous(),
             turning: machine.turns_back(),
+            failures: machine.failures(),
         }
     }
 }

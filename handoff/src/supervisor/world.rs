@@ -115,6 +115,8 @@ pub(super) struct World {
     pub(super) last_exit: Option<String>,
     /// Why the journal is behind.
     pub(super) journal_trouble: Option<String>,
+    /// What this supervisor removed when it began.
+    pub(super) cleaned: Vec<String>,
 }
 
 impl World {

@@ -137,7 +137,8 @@ pub(crate) fn recovered(w: &mut World, rules: &Rules, seen: &mut Seen) -> Result
     let base = crate::base(generation);
     let open = w.disk.open.map(OpenRecord::into);
     let trial = w.disk.trial.map(TrialRecord::into);
-    let recovery = recover(Found { base, generation, open, trial, highest: w.disk.highest(), instances });
+    let highest = w.disk.highest();
+    let recovery = recover(Found { base, generation, open, trial, highest, stopped: false, instances });
     let empty = recovery.supervisor.state_name() == "Empty";
     seen.tell(|| format!("         found {found:?}"));
     seen.tell(|| format!("         begins in {}", recovery.supervisor.state_name()));

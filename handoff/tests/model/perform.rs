@@ -141,8 +141,8 @@ pub(crate) fn supervisor(
                 }
             }
         }
-        // a server that has served for long only makes earlier crashes forgotten
-        Effect::Arm(Timer::Healthy, _) => {}
+        // a failure that is forgotten only lets one more restart happen
+        Effect::Arm(Timer::Forgive(_), _) | Effect::Disarm(Timer::Forgive(_)) => {}
         Effect::Arm(timer, _) => drop(w.running_mut().map(|r| r.timers.insert(timer))),
         Effect::Disarm(timer) => drop(w.running_mut().map(|r| r.timers.remove(&timer))),
         Effect::Spawn(peer, id, which) => {

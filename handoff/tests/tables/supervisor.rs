@@ -162,7 +162,7 @@ pub(crate) fn table() -> Table<Supervisor> {
         ("T_active over", Input::Expired(Timer::Active)),
         ("T_kill over", Input::Expired(Timer::Silent)),
         ("back-off over", Input::Expired(Timer::Backoff)),
-        ("served long", Input::Expired(Timer::Healthy)),
+        ("a failure is forgotten", Input::Expired(Timer::Forgive(1))),
         ("probation over", Input::Expired(Timer::Probation)),
         ("no progress", Input::Expired(Timer::Stall)),
         ("cold start late", Input::Expired(Timer::ColdStart)),

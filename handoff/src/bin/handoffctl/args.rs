@@ -1,5 +1,6 @@
 //! The command line: forms, limits, defaults. What is wrong here is wrong without touching the system: exit 2.
 
+use crate::restarts::RestartArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use handoff::ids::ListenerName;
 use handoff::os::listeners::{Address, InvalidAddress};
@@ -91,6 +92,10 @@ takes over the running server.
 ADDR is 127.0.0.1:6379, [::1]:6379, unix:/path or udp:127.0.0.1:53. The program finds its listeners the way systemd
 passes them (LISTEN_FDS, LISTEN_FDNAMES). Its environment is what --env declares, nothing else. RUST_LOG sets what is
 logged on stderr (default: info).
+
+A server that dies is started again from disk: the first time at once, then after pauses that double. When the budget
+is used up, `status` says `failed` and why; the listeners stay open, so that clients wait. A program that does not come
+up when a service is started for the first time, or again after a clean stop, is not tried again: exit 14.
 
 Examples:
   handoffctl run --run-dir /run/kv --data-dir /var/lib/kv --listen resp=127.0.0.1:6379 -- demo-server --data /var/lib/kv
@@ -205,6 +210,8 @@ pub(crate) struct Run {
     /// A variable of the server's environment: K=V, or K to copy it from here; may be repeated
     #[arg(long = "env", value_name = "K[=V]", value_parser = parse_env)]
     pub(crate) env: Vec<EnvArg>,
+    #[command(flatten)]
+    pub(crate) restarts: RestartArgs,
     /// A name for this service, shown by `status`
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub(crate) name: Option<String>,
@@ -394,7 +401,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("{text} is too long: 24h is the most"))
 }
 
-fn parse_positive(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_positive(text: &str) -> Result<Duration, String> {
     let time = parse_duration(text)?;
     if time.is_zero() { Err("0 is no time to do anything in: give at least 1ms".into()) } else { Ok(time) }
 }

@@ -18,6 +18,7 @@ mod disk;
 mod exit;
 mod output;
 mod probe;
+mod restarts;
 
 use args::{Cli, Command};
 use clap::Parser as _;

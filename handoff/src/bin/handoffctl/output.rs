@@ -202,6 +202,9 @@ pub(crate) fn status(status: &StatusReport, format: Format) -> String {
     if let Some(containment) = &status.containment {
         line(&mut out, "containment", &clean(containment));
     }
+    for cleaned in &status.cleaned {
+        line(&mut out, "cleaned", &clean(cleaned));
+    }
     out
 }
 

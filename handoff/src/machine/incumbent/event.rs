@@ -137,7 +137,7 @@ impl Incumbent {
                 | Timer::Active
                 | Timer::Silent
                 | Timer::Backoff
-                | Timer::Healthy
+                | Timer::Forgive(_)
                 | Timer::Retire(_)
                 | Timer::ColdStart
                 | Timer::Probation

@@ -103,7 +103,7 @@ impl Successor {
                 | Timer::Active
                 | Timer::Silent
                 | Timer::Backoff
-                | Timer::Healthy
+                | Timer::Forgive(_)
                 | Timer::Retire(_)
                 | Timer::Grace
                 | Timer::ColdStart

@@ -22,10 +22,6 @@ impl Supervisor {
                 self.state = State::Idle { server: Server { epoch, ..server } };
                 Vec::new()
             }
-            Event::Healthy => {
-                self.crashes = 0;
-                Vec::new()
-            }
             // the server took its tenure back by itself, and S hears of it late
             Event::Resumed { epoch, .. } if epoch >= server.epoch => {
                 self.state = State::Idle { server: Server { epoch, ..server } };
@@ -37,9 +33,8 @@ impl Supervisor {
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active SuccessorRefused SuccessorProgress SuccessorClosed
                 SuccessorExited SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver
-                DrainOver FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
-                Unhealthy ProbationOver StallOver
-                Alien
+                DrainOver FreezeOver ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed
+                Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }
@@ -113,7 +108,7 @@ impl Supervisor {
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
-            | Event::Healthy
+            | Event::Forgiven
             | Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {
@@ -159,7 +154,7 @@ impl Supervisor {
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
-            | Event::Healthy
+            | Event::Forgiven
             | Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {
@@ -215,7 +210,7 @@ impl Supervisor {
             | Event::SuccessorProgress
             | Event::SuccessorClosed
             | Event::SuccessorExited
-            | Event::Healthy
+            | Event::Forgiven
             | Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {

@@ -7,21 +7,22 @@ use crate::journal::Record;
 use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Which, times};
 use crate::wire::{Hello, Message};
 
-/// Crashes without a healthy stretch in between after which nothing is started any more.
-const BUDGET: u32 = 10;
-
 impl Supervisor {
-    pub(super) fn empty_on(&mut self, event: Event) -> Effects {
+    pub(super) fn empty_on(&mut self, lost: bool, event: Event) -> Effects {
         match event {
-            Event::Start => self.start_cold(Why::First),
+            Event::Start => {
+                let effects = self.start_cold(if lost { Why::Lost } else { Why::First });
+                // the first one is none that a death made necessary here
+                self.cold_starts = 0;
+                effects
+            }
             event @ rest! {
                 Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentProgress IncumbentActive
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }
@@ -29,14 +30,19 @@ impl Supervisor {
     /// The server's main process ended: what is left of its tree first, then another one.
     pub(super) fn died(&mut self) -> Effects {
         self.state = State::Emptying { why: Why::Died, successor: Party::Gone };
-        vec![Effect::Disarm(Timer::Healthy), Effect::Kill(Peer::Incumbent)]
+        vec![Effect::Kill(Peer::Incumbent)]
     }
 
     pub(super) fn emptying_on(&mut self, why: Why, successor: Party, event: Event) -> Effects {
         match event {
             Event::IncumbentGone if successor == Party::Gone => {
                 let mut effects = vec![Effect::Forget(Peer::Incumbent)];
-                effects.extend(self.pause(why));
+                if matches!(why, Why::Handoff { .. }) {
+                    effects.extend(self.start_owed(why));
+                } else {
+                    let number = self.failures.died();
+                    effects.extend(self.after_failure(why, number, "the server died"));
+                }
                 effects
             }
             event @ rest! {
@@ -45,31 +51,41 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }
 
-    /// The first crash is answered at once, each further one after a longer pause, until the budget is over.
-    pub(super) fn pause(&mut self, why: Why) -> Effects {
-        if why == Why::Died {
-            self.crashes += 1;
-        }
-        if self.crashes > BUDGET {
+    /// Another one at once or after a pause, until the budget is over. Each failure is forgotten by itself, a window
+    /// later.
+    fn after_failure(&mut self, why: Why, number: u32, last: &str) -> Effects {
+        let count = self.failures.count();
+        // the base is a random number; what is added makes it another one each time
+        let dice = (self.base.0 >> 64) as u64 ^ u64::from(number);
+        let Some(pause) = self.restarts.pause(count, dice) else {
+            let (budget, window) = (self.restarts.budget, self.restarts.window);
             let reason = format!(
-                "the server died {BUDGET} times without serving {} s in between",
-                times::HEALTHY.as_secs()
+                "{last}; restarted {budget} times within {window:?} or without serving, which is the budget"
             );
             return self.fail(&why, reason);
+        };
+        let mut effects = vec![Effect::Arm(Timer::Forgive(number), self.restarts.window)];
+        if pause.is_zero() {
+            effects.extend(self.start_cold(why));
+        } else {
+            self.state = State::Pausing { why };
+            effects.push(Effect::Arm(Timer::Backoff, pause));
         }
-        let doublings = self.crashes.saturating_sub(1);
-        if doublings == 0 {
-            return self.start_cold(why);
-        }
-        let pause = (times::BACKOFF * 2u32.pow(doublings.min(16))).min(times::BACKOFF_MAX);
-        self.state = State::Pausing { why };
-        vec![Effect::Arm(Timer::Backoff, pause)]
+        effects
+    }
+
+    /// A server that a handoff left nobody instead of, or the one that is gone back to, is owed to who asked for that:
+    /// the death counts, and what fails after it waits.
+    pub(super) fn start_owed(&mut self, why: Why) -> Effects {
+        let number = self.failures.died();
+        let mut effects = vec![Effect::Arm(Timer::Forgive(number), self.restarts.window)];
+        effects.extend(self.start_cold(why));
+        effects
     }
 
     pub(super) fn pausing_on(&mut self, why: Why, event: Event) -> Effects {
@@ -81,8 +97,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                ActiveOver SilentOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }
@@ -92,6 +107,7 @@ impl Supervisor {
         let instance = self.base.nth(self.spawned);
         let (reason, which) = match &why {
             Why::First => ("first start".to_owned(), Which::Highest),
+            Why::Lost => ("nobody was left who served".to_owned(), Which::Highest),
             Why::Died => ("the server died".to_owned(), Which::Highest),
             Why::Handoff { reason, back, .. } => (reason.clone(), back.map_or(Which::Highest, Which::Of)),
         };
@@ -145,8 +161,7 @@ impl Supervisor {
                 SealFailed Resumed RetiringSaid IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                ActiveOver SilentOver BackoffOver Forgiven Claimed Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }
@@ -154,11 +169,9 @@ impl Supervisor {
     fn started(&mut self, why: &Why, server: Server) -> Effects {
         let (instance, epoch) = (server.facts.instance, server.epoch);
         self.state = State::Idle { server };
-        let mut effects = vec![
-            Effect::Disarm(Timer::ColdStart),
-            Effect::Arm(Timer::Healthy, times::HEALTHY),
-            Effect::Persist(Record::Serving { instance, epoch }),
-        ];
+        self.failures.serves();
+        let mut effects =
+            vec![Effect::Disarm(Timer::ColdStart), Effect::Persist(Record::Serving { instance, epoch })];
         if let Why::Handoff { handoff, reason, back } = why {
             let (handoff, reason) = (*handoff, reason.clone());
             let outcome = if back.is_some() {
@@ -184,11 +197,12 @@ impl Supervisor {
         match event {
             Event::IncumbentGone => {
                 let mut effects = vec![Effect::Forget(Peer::Incumbent)];
+                // who starts a service for the first time is there to read what is wrong
                 if why == Why::First {
                     effects.extend(self.fail(&why, reason));
                 } else {
-                    self.crashes += 1;
-                    effects.extend(self.pause(why));
+                    let number = self.failures.unserved();
+                    effects.extend(self.after_failure(why, number, &reason));
                 }
                 effects
             }
@@ -203,8 +217,7 @@ impl Supervisor {
                 IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active SuccessorRefused
                 SuccessorProgress SuccessorClosed SuccessorExited SuccessorGone RetiredExited
                 RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
-                BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }
@@ -213,7 +226,7 @@ impl Supervisor {
     fn fail(&mut self, why: &Why, reason: String) -> Effects {
         self.state = State::Failed { why: reason.clone() };
         match why {
-            Why::First | Why::Died => Vec::new(),
+            Why::First | Why::Lost | Why::Died => Vec::new(),
             Why::Handoff { handoff, .. } => vec![Effect::Report(Ended {
                 handoff: *handoff,
                 outcome: Outcome::Unknown,
@@ -226,8 +239,10 @@ impl Supervisor {
     pub(super) fn failed_on(&mut self, event: Event) -> Effects {
         match event {
             Event::Start => {
-                self.crashes = 0;
-                self.start_cold(Why::First)
+                let open = self.failures.clear();
+                let mut effects: Effects = open.map(|n| Effect::Disarm(Timer::Forgive(n))).collect();
+                effects.extend(self.start_cold(Why::First));
+                effects
             }
             event @ rest! {
                 Upgrade Abort Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
@@ -235,8 +250,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }
@@ -261,8 +275,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active
                 SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited RetiredExited
                 RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
-                BackoffOver Healthy ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
             } => self.violation(&event),
         }
     }

@@ -62,7 +62,7 @@ impl Supervisor {
                 Party::Alive,
                 false,
             ),
-            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
@@ -137,7 +137,7 @@ impl Supervisor {
             Event::IncumbentExited => {
                 self.sealed(t, "the incumbent died; awaited SealComplete".to_owned(), Party::Ending)
             }
-            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
@@ -249,7 +249,7 @@ impl Supervisor {
                     asked,
                 ),
             ),
-            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Healthy => Vec::new(),
+            Event::IncumbentProgress { .. } | Event::SuccessorProgress | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop IncumbentHello IncumbentAdopted Drained SealComplete SealFailed
                 Resumed RetiringSaid IncumbentRefused IncumbentActive IncumbentGone SuccessorHello
@@ -320,7 +320,7 @@ impl Supervisor {
             | Event::IncumbentAdopted { .. }
             | Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
-            | Event::Healthy => Vec::new(),
+            | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop IncumbentHello Drained SealComplete SealFailed Resumed
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
@@ -390,7 +390,7 @@ impl Supervisor {
             | Event::SuccessorClosed
             | Event::SuccessorExited
             | Event::Resumed { .. }
-            | Event::Healthy => Vec::new(),
+            | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop Drained SealComplete SealFailed RetiringSaid
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted

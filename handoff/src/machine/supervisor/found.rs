@@ -8,6 +8,11 @@ use crate::machine::step::{Effects, Upgrade};
 use crate::wire::Hello;
 
 impl Supervisor {
+    /// Nobody serves who should.
+    pub(in crate::machine) fn found_nobody(&mut self) {
+        self.state = State::Empty { lost: true };
+    }
+
     /// Somebody serves, nothing is open.
     pub(in crate::machine) fn found_idle(&mut self, hello: Hello, epoch: Epoch) {
         self.state = State::Idle { server: Server { facts: Box::new(hello), epoch } };

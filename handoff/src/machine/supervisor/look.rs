@@ -22,7 +22,7 @@ impl Supervisor {
             | State::Pausing { why: Why::Handoff { .. } }
             | State::Starting { why: Why::Handoff { .. }, .. }
             | State::StartFailed { why: Why::Handoff { .. }, .. } => Some(Phase::Resolve),
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }
@@ -52,7 +52,7 @@ impl Supervisor {
             | State::Pausing { why: Why::Handoff { handoff, .. } }
             | State::Starting { why: Why::Handoff { handoff, .. }, .. }
             | State::StartFailed { why: Why::Handoff { handoff, .. }, .. } => Some(*handoff),
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }
@@ -81,7 +81,7 @@ impl Supervisor {
             | State::Activating { t, .. } => Some((t.server.facts.instance, t.server.epoch)),
             State::Settling { t, epoch, .. } => Some((t.server.facts.instance, *epoch)),
             State::Resolving { r } => Some((r.t.server.facts.instance, r.t.server.epoch)),
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }
@@ -124,6 +124,12 @@ impl Supervisor {
         self.cold_starts
     }
 
+    /// Deaths and failed starts that count, and after how many nothing is started any more.
+    #[must_use]
+    pub fn failures(&self) -> (u32, u32) {
+        (self.failures.count(), self.restarts.budget)
+    }
+
     /// Former incumbents that are leaving.
     #[must_use]
     pub fn retiring(&self) -> &[InstanceId] {
@@ -134,7 +140,7 @@ impl Supervisor {
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         match &self.state {
-            State::Empty => "Empty",
+            State::Empty { .. } => "Empty",
             State::Emptying { .. } => "Emptying",
             State::Pausing { .. } => "Pausing",
             State::Starting { .. } => "Starting",
@@ -175,7 +181,7 @@ impl Supervisor {
             | State::Pausing { why: Why::Handoff { handoff, back: Some(_), .. } }
             | State::Starting { why: Why::Handoff { handoff, back: Some(_), .. }, .. }
             | State::StartFailed { why: Why::Handoff { handoff, back: Some(_), .. }, .. } => Some(*handoff),
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }
@@ -211,7 +217,7 @@ impl Supervisor {
             | State::Pausing { why: Why::Handoff { back, .. } }
             | State::Starting { why: Why::Handoff { back, .. }, .. }
             | State::StartFailed { why: Why::Handoff { back, .. }, .. } => *back,
-            State::Empty
+            State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
             | State::Starting { .. }

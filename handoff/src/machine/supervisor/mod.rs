@@ -21,6 +21,7 @@ mod stop;
 mod tests;
 
 use super::fit;
+use super::restarts::{Failures, Restarts};
 use super::step::{Effect, Effects, Ended, Input, Machine, Outcome, Peer, Timer, Upgrade, Violation, times};
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
 use crate::journal::Record;
@@ -35,8 +36,8 @@ pub struct Supervisor {
     base: InstanceId,
     spawned: u32,
     generation: u64,
-    /// Crashes since a server last served long enough.
-    crashes: u32,
+    restarts: Restarts,
+    failures: Failures,
     cold_starts: u64,
     retiring: Vec<InstanceId>,
     state: State,
@@ -75,6 +76,8 @@ enum Party {
 enum Why {
     /// Nothing ran before.
     First,
+    /// Somebody served, and nobody was found to do so: the machine, or supervisor and server, went down.
+    Lost,
     /// The server died.
     Died,
     /// A handoff ended with nobody to serve on, or its server did not stand its probation.
@@ -84,7 +87,10 @@ enum Why {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
     /// Nothing was started yet.
-    Empty,
+    Empty {
+        /// The data was served by somebody who was never asked to stop.
+        lost: bool,
+    },
     /// The dead server's tree is being emptied before another may start.
     Emptying {
         why: Why,
@@ -178,11 +184,19 @@ impl Supervisor {
             base,
             spawned: 0,
             generation,
-            crashes: 0,
+            restarts: Restarts::default(),
+            failures: Failures::default(),
             cold_starts: 0,
             retiring: Vec::new(),
-            state: State::Empty,
+            state: State::Empty { lost: false },
         }
+    }
+
+    /// How a server that dies is started again.
+    #[must_use]
+    pub fn with_restarts(mut self, restarts: Restarts) -> Self {
+        self.restarts = restarts;
+        self
     }
 
     /// The one place that decides what happens with what a state has no use for: nothing but a trace.
@@ -269,8 +283,13 @@ impl Machine for Supervisor {
         if matches!(event, Event::Stop) {
             return self.stop();
         }
+        // time passes in every state
+        if matches!(event, Event::Forgiven) {
+            self.failures.forgive();
+            return Vec::new();
+        }
         match self.state.clone() {
-            State::Empty => self.empty_on(event),
+            State::Empty { lost } => self.empty_on(lost, event),
             State::Emptying { why, successor } => self.emptying_on(why, successor, event),
             State::Pausing { why } => self.pausing_on(why, event),
             State::Starting { why, instance, facts } => self.starting_on(why, instance, facts, event),

@@ -168,10 +168,6 @@ impl Supervisor {
                 self.state = State::Probation { server: Server { epoch, ..server }, trial };
                 Vec::new()
             }
-            Event::Healthy => {
-                self.crashes = 0;
-                Vec::new()
-            }
             Event::IncumbentProgress { .. }
             | Event::Unhealthy { .. }
             | Event::ProbationOver
@@ -181,8 +177,8 @@ impl Supervisor {
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active SuccessorRefused SuccessorProgress SuccessorClosed
                 SuccessorExited SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver
-                DrainOver FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
-                Alien
+                DrainOver FreezeOver ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed
+                Failed Alien
             } => self.violation(&event),
         }
     }

@@ -218,7 +218,7 @@ impl Supervisor {
             | Event::Ready { .. }
             | Event::Drained { .. }
             | Event::SealComplete { .. }
-            | Event::Healthy => Vec::new(),
+            | Event::Forgiven => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop IncumbentActive SealFailed Resumed RetiringSaid
                 SuccessorHello SuccessorAdopted Active RetiredExited RetiredGone RetireOver
@@ -426,7 +426,7 @@ impl Supervisor {
             Effect::Forget(Peer::Incumbent),
         ];
         let back = r.t.fallback();
-        effects.extend(self.start_cold(Why::Handoff {
+        effects.extend(self.start_owed(Why::Handoff {
             handoff: r.t.upgrade.handoff,
             reason: r.reason,
             back,

@@ -27,7 +27,7 @@ impl Supervisor {
     /// safe; the open handoff is left to the claims.
     pub(super) fn stop(&mut self) -> Effects {
         let (incumbent, successor) = match &self.state {
-            State::Empty | State::Pausing { .. } | State::Failed { .. } | State::Stopped => {
+            State::Empty { .. } | State::Pausing { .. } | State::Failed { .. } | State::Stopped => {
                 (Party::Gone, Party::Gone)
             }
             State::Emptying { successor, .. } => (Party::Ending, *successor),

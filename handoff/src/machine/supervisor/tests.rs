@@ -2,7 +2,9 @@
 
 use super::Supervisor;
 use crate::ids::{BuildId, Digest, Epoch, HandoffId, InstanceId};
-use crate::machine::step::{Command, Effect, Effects, Input, Machine, Peer, Timer, Upgrade, Way};
+use crate::machine::recovery::{Found, recover};
+use crate::machine::restarts::Restarts;
+use crate::machine::step::{Command, Effect, Effects, Input, Machine, Peer, Timer, Upgrade, Way, Which};
 use crate::wire::{Formats, Hello, Message, Role, Stamped, Standing, Strategy};
 use std::time::Duration;
 
@@ -57,13 +59,17 @@ fn at(state: &str) -> Supervisor {
 }
 
 fn on(strategy: Strategy, state: &str) -> Supervisor {
+    with_probation(strategy, state, Duration::ZERO)
+}
+
+fn with_probation(strategy: Strategy, state: &str, probation: Duration) -> Supervisor {
     let upgrade = Upgrade {
         handoff: HANDOFF,
         successor: N,
         deadline: Duration::from_secs(300),
         drain_grace: Duration::from_secs(60),
         freeze_budget: Duration::from_secs(2),
-        probation: Duration::ZERO,
+        probation,
         way: Way::Forward,
     };
     let way = [
@@ -76,6 +82,7 @@ fn on(strategy: Strategy, state: &str) -> Supervisor {
         said(Peer::Incumbent, Message::Drained { open: 1 }),
         said(Peer::Incumbent, sealed()),
         said(Peer::Successor, ready()),
+        said(Peer::Successor, Message::Active { epoch: NEXT }),
     ];
     let mut s = Supervisor::new(InstanceId(0), 1);
     let mut way = way.into_iter();
@@ -221,4 +228,87 @@ fn an_overlapping_incumbent_is_not_ended_because_it_is_silent() {
     s.handle(said(Peer::Successor, ready()));
     give(&mut s, vec![Input::Expired(Timer::Active), Input::Claimed(NEXT, None)]);
     assert_eq!(s.handle(Input::Expired(Timer::Silent)), [Effect::Kill(Peer::Successor)]);
+}
+
+/// The server dies; what is done until the next one is started, or nothing is any more.
+fn dies(s: &mut Supervisor) -> Effects {
+    let mut effects = give(s, vec![Input::Exited(Peer::Incumbent), Input::Gone(Peer::Incumbent)]);
+    if s.state_name() == "Pausing" {
+        effects.extend(s.handle(Input::Expired(Timer::Backoff)));
+    }
+    effects
+}
+
+fn serves(s: &mut Supervisor, n: u32) {
+    give(
+        s,
+        vec![
+            hello(InstanceId(0).nth(n), Role::Cold, Strategy::Exclusive),
+            said(Peer::Incumbent, Message::Active { epoch: BASE }),
+        ],
+    );
+    assert_eq!(s.state_name(), "Idle");
+}
+
+#[test]
+fn a_crash_loop_is_over_at_the_budget_and_a_forgotten_death_is_one_more_restart() {
+    let rules = Restarts { budget: 3, ..Restarts::default() };
+    let mut s = at("Idle").with_restarts(rules);
+    for n in 1..=3 {
+        let effects = dies(&mut s);
+        assert!(effects.contains(&Effect::Arm(Timer::Forgive(n), rules.window)), "{effects:?}");
+        serves(&mut s, n + 1);
+    }
+    // whatever goes on: time passes in every state
+    s.handle(Input::Expired(Timer::Forgive(1)));
+    dies(&mut s);
+    serves(&mut s, 5);
+    dies(&mut s);
+    assert_eq!(s.state_name(), "Failed");
+    assert!(s.failed().is_some_and(|why| why.contains("restarted 3 times")), "{:?}", s.failed());
+    let again = s.handle(Input::Command(Command::Start));
+    let disarmed = [3, 4, 5].map(|n| Effect::Disarm(Timer::Forgive(n)));
+    assert!(disarmed.iter().all(|effect| again.contains(effect)), "{again:?}");
+    serves(&mut s, 6);
+}
+
+#[test]
+fn the_way_back_is_owed_whatever_the_budget_says_and_counts() {
+    for budget in [0, 1] {
+        let rules = Restarts { budget, ..Restarts::default() };
+        let window = Duration::from_secs(10);
+        let mut s = with_probation(Strategy::Exclusive, "Probation", window).with_restarts(rules);
+        let effects = dies(&mut s);
+        let previous = Which::Of(InstanceId(0).nth(1));
+        let next = InstanceId(0).nth(2);
+        assert!(effects.contains(&Effect::Spawn(Peer::Incumbent, next, previous)), "{effects:?}");
+        assert!(effects.contains(&Effect::Arm(Timer::Forgive(1), rules.window)), "{effects:?}");
+        assert_eq!((s.state_name(), s.failures()), ("Starting", (1, budget)));
+        // what fails after it is a failure like others
+        if budget > 0 {
+            serves(&mut s, 2);
+        }
+        dies(&mut s);
+        assert_eq!(s.state_name(), "Failed");
+    }
+}
+
+#[test]
+fn one_bad_start_is_the_end_only_where_nobody_had_served() {
+    for (served, stopped, state) in
+        [(true, false, "Starting"), (true, true, "Failed"), (false, false, "Failed")]
+    {
+        let highest = served.then_some((BASE, N));
+        let (open, trial, instances, base) = (None, None, Vec::new(), InstanceId(0));
+        let found = Found { base, generation: 2, open, trial, highest, stopped, instances };
+        let mut s = recover(found).supervisor;
+        let way = vec![
+            Input::Command(Command::Start),
+            Input::Exited(Peer::Incumbent),
+            Input::Gone(Peer::Incumbent),
+        ];
+        give(&mut s, way);
+        assert_eq!(s.state_name(), state, "served {served}, stopped {stopped}");
+        assert_eq!(s.cold_starts(), u64::from(state == "Starting"));
+    }
 }

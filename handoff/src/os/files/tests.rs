@@ -99,3 +99,19 @@ fn temps_of_the_dead_are_swept_those_of_the_living_kept() {
     kept.sort();
     assert_eq!(left, kept);
 }
+
+/// After a boot a server got the pid of the one before it, whose half-written proposal was still there: no upgrade
+/// could begin.
+#[test]
+fn a_temporary_name_that_is_taken_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = Dir::open(root.path()).unwrap();
+    let first = dir.write_temp(b"one", 0o600).unwrap();
+    let number: u64 = first.rsplit_once('.').unwrap().1.parse().unwrap();
+    for n in number + 1..number + 40 {
+        std::fs::write(root.path().join(format!("tmp.{}.{n}", std::process::id())), b"taken").unwrap();
+    }
+    let second = dir.write_temp(b"two", 0o600).unwrap();
+    assert_eq!((dir.read(&first, 9).unwrap(), dir.read(&second, 9).unwrap()), (b"one".into(), b"two".into()));
+    assert_eq!(dir.list().unwrap().len(), 41);
+}

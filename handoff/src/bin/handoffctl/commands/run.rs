@@ -66,7 +66,8 @@ async fn supervise(args: Run, carried: Option<Carried>, manager: Option<Manager>
     handoff::os::exec::heed_signals();
     let mut supervisor = Supervisor::new(&args.run_dir)
         .with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION")))
-        .with_arguments(std::env::args_os().skip(1));
+        .with_arguments(std::env::args_os().skip(1))
+        .with_restarts(args.restarts.rules());
     if let Some(carried) = carried {
         supervisor = supervisor.with_carried(carried);
     }
