@@ -16,6 +16,7 @@ mod commands {
 }
 mod disk;
 mod exit;
+mod help;
 mod output;
 mod probe;
 mod restarts;
