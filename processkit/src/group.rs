@@ -308,7 +308,7 @@ impl ProcessGroup {
         let place = Birthplace { cgroup, mark, without_clone3, pipes: pipes.child_ends() };
         let child = Arc::new(launch(command, place)?);
         if let Containment::Tree(tree) = &self.containment {
-            tree.add(Arc::clone(&child));
+            tree.add(&child);
         }
         Ok((child, pipes))
     }

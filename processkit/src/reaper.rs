@@ -280,7 +280,9 @@ impl Table {
         match tree.survivor() {
             Ok(None) => true,
             Ok(Some(survivor)) => {
-                let _ = tree.kill(); // whoever was born meanwhile; asked again when the survivor has ended
+                if !survivor.killed {
+                    let _ = tree.kill(); // whoever was born meanwhile; asked again when the survivor has ended
+                }
                 self.watch(Task::Tree { tree, survivor })
             }
             Err(error) => {

@@ -350,7 +350,8 @@ const ROLE: &str = "PROCESSKIT_LOAD_ROLE";
 
 impl Owner {
     fn play(role: &str) -> Owner {
-        let mut command = std::process::Command::new(std::env::current_exe().expect("our own path"));
+        // not by its path: it may be built again while this runs
+        let mut command = std::process::Command::new("/proc/self/exe");
         command.args(["--exact", "role", "--nocapture", "--quiet"]).env(ROLE, role);
         command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
         let mut process = command.spawn().expect("played");

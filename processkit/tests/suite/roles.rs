@@ -11,7 +11,8 @@ const NAME: &str = "PROCESSKIT_TEST_NAME";
 
 /// A command that plays a role. It speaks on standard output and waits for the end of standard input.
 pub(crate) fn play(role: &str, name: &str) -> std::process::Command {
-    let mut command = std::process::Command::new(std::env::current_exe().expect("our own path"));
+    // not by its path: it may be built again while this runs
+    let mut command = std::process::Command::new(format!("/proc/{}/exe", std::process::id()));
     command.args(["--exact", "roles::role", "--nocapture", "--quiet"]).env(ROLE, role).env(NAME, name);
     command
 }
@@ -89,6 +90,7 @@ fn role() {
         Ok("leak") => leak(false),
         Ok("leak persisted") => leak(true),
         Ok("cycles") => cycles(),
+        Ok("one group") => one_group(),
         Ok("settle") => settle(),
         Ok("swallow bounded") => swallow(processkit::OutputBufferPolicy::bounded(10)),
         Ok("swallow unbounded") => swallow(processkit::OutputBufferPolicy::unbounded()),
@@ -163,6 +165,26 @@ fn cycles() {
             processkit::settled().await;
             no_children().await;
             no_more_descriptors(&mut before).await; // the runtime and the reaper have theirs by the end of the first round
+        }
+    });
+    say("no growth");
+}
+
+/// Spawn and exit in a group that lives on.
+fn one_group() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        for options in crate::rig::mechanisms() {
+            let group = ProcessGroup::with_options(options).expect("a group");
+            let mut before = None;
+            for runs in [5, 100] {
+                for _ in 0..runs {
+                    let process = group.start(&Command::new("true")).await.expect("started");
+                    assert_eq!(process.wait().await.expect("an exit"), Some(0));
+                }
+                crate::rig::no_more_descriptors(&mut before).await;
+            }
+            group.remove().await.expect("gone");
         }
     });
     say("no growth");
