@@ -9,7 +9,7 @@ use processkit::{
     Adopted, CancellationToken, Command, Error, Mechanism, OutputBufferPolicy, OverflowMode, ProcessGroup,
     ProcessGroupOptions, RestartPolicy, RunningProcess, StopReason, StreamExt, Supervisor, pidfd_open,
 };
-use rig::{lives, mechanisms, no_more_descriptors, sh};
+use rig::{lives, mechanisms, no_more_descriptors, sh, within};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,12 +19,6 @@ use tokio::task::JoinSet;
 const SLEEPERS: usize = 50;
 /// A grace that no test outlives.
 const FOREVER: Duration = Duration::from_secs(3600);
-
-/// Longer than in the suite: the end of each group without a cgroup looks at every process there is, and here are many.
-async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    const DEADLINE: Duration = Duration::from_secs(180);
-    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
-}
 
 fn sleeper() -> Command {
     Command::new("sleep").arg("1000")
