@@ -318,6 +318,20 @@ impl ProcessGroup {
     }
 }
 
+impl ProcessGroup {
+    /// What dropping it does, at once, if nothing lives in it: no kill, and nothing for the reaper to do. For unnamed ones:
+    /// the name is nobody else's.
+    pub(crate) fn end_if_empty(&mut self) {
+        if let Containment::Cgroup(cgroup) = &self.containment
+            && self.intent == Intent::Kill
+            && cgroup.remove_empty()
+        {
+            event!(debug, path = cgroup.path().display(), "group removed");
+            self.intent = Intent::Leave;
+        }
+    }
+}
+
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if self.intent == Intent::Kill {

@@ -89,9 +89,10 @@ impl RunningProcess {
         self.run.child.pidfd()
     }
 
-    /// Which process it is, for a later comparison. Stays known after the end.
+    /// Which process it is, for a later comparison. The start time is read when this is called first, and known from then on;
+    /// 0 if the process was reaped by then.
     pub fn identity(&self) -> ProcessIdentity {
-        self.run.child.identity().clone()
+        self.run.child.identity()
     }
 
     /// When it was started.
@@ -303,6 +304,8 @@ impl Drop for RunningProcess {
         self.outputs.iter().for_each(|output| output.stop());
         if !matches!(self.run.child.try_reap(), Ok(Some(_))) {
             reaper::reap(Arc::clone(&self.run.child));
+        } else if let Some(group) = &mut self.group {
+            group.end_if_empty(); // as it mostly is then
         }
     }
 }

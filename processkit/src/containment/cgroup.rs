@@ -46,16 +46,18 @@ impl Cgroup {
                 _ => {}
             }
         }
-        Self::open(path.clone()).inspect_err(|_| {
-            let _ = std::fs::remove_dir(&path); // the open failed; that is the error to report
-        })
+        match open_directory(&path) {
+            Ok(directory) => Ok(Cgroup { directory, path }),
+            Err(error) => {
+                let _ = std::fs::remove_dir(&path); // the open failed; that is the error to report
+                Err(error)
+            }
+        }
     }
 
     /// Open one that exists.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let directory =
-            File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&path)?;
-        Self::check(Cgroup { directory: directory.into(), path })
+        Self::check(Cgroup { directory: open_directory(&path)?, path })
     }
 
     /// Take over a directory somebody opened.
@@ -216,6 +218,15 @@ impl Cgroup {
         Ok(File::from(self.directory.try_clone()?).metadata()?.mode() & STICKY != 0)
     }
 
+    /// Remove the directory if that is all that is left; whether it was.
+    pub(crate) fn remove_empty(&self) -> bool {
+        let removed = std::fs::remove_dir(&self.path).is_ok();
+        if removed {
+            reaper::tidy_later();
+        }
+        removed
+    }
+
     /// Remove the directory and those its processes made below. `Ok(false)` if something lives in it (again).
     pub(crate) fn try_remove(&self) -> io::Result<bool> {
         let mut below = self.directories()?;
@@ -271,6 +282,11 @@ impl Cgroup {
 }
 
 const STICKY: u32 = 0o1000;
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let mut options = File::options();
+    Ok(options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?.into())
+}
 
 /// Whether an open `cgroup.events` says that something lives. Reading also arms the next poll of that open file.
 pub(crate) fn is_populated(events: BorrowedFd<'_>) -> io::Result<bool> {

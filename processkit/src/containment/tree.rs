@@ -111,7 +111,7 @@ impl Tree {
     }
 
     pub(crate) fn add(&self, leader: &Arc<Child>) {
-        let (pid, start) = (leader.pid(), leader.identity().start_time_ticks);
+        let (pid, start) = (leader.pid(), leader.start_ticks());
         MARKED.lock().unwrap_or_else(PoisonError::into_inner).insert((pid, start), self.mark.clone());
         let count = {
             let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);

@@ -53,6 +53,8 @@ struct State {
     enough: bool,
     /// Whether somebody could still write when the draining ended.
     left_open: bool,
+    /// Whether somebody reads lines meanwhile.
+    streamed: bool,
     readers: Vec<Waker>,
 }
 
@@ -76,6 +78,7 @@ impl Sink {
             source: pipe.map_or(Source::Ended, Source::Waiting),
             enough: false,
             left_open: false,
+            streamed: false,
             readers: Vec::new(),
         };
         Arc::new(Sink { state: Mutex::new(state), enough: Notify::new() })
@@ -148,8 +151,13 @@ impl Sink {
     }
 
     fn poll_line(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Option<String>> {
-        self.start();
         let mut state = self.state();
+        if matches!(state.source, Source::Waiting(_)) {
+            drop(state);
+            self.start();
+            state = self.state();
+        }
+        state.streamed = true;
         match state.buffer.pop() {
             Some(line) => Poll::Ready(Some(line)),
             None if matches!(state.source, Source::Ended) => Poll::Ready(None),
@@ -179,6 +187,7 @@ impl Sink {
         // What cannot be read any more has ended, as far as we can tell.
         if let Ok(receiver) = Receiver::from_owned_fd(pipe) {
             let mut room = ROOM;
+            let mut chunk = Vec::new();
             let mut late = 0;
             loop {
                 let enough = self.state().enough;
@@ -187,7 +196,7 @@ impl Sink {
                     true => read_now(&receiver, bytes),
                     false => receiver.try_read_buf(bytes),
                 };
-                match self.read(read, room, &mut look) {
+                match self.read(read, room, &mut chunk, &mut look) {
                     Ok(Some(0)) | Err(_) => break,
                     Ok(Some(count)) => {
                         if enough {
@@ -221,38 +230,50 @@ impl Sink {
         self.state().end();
     }
 
-    /// One read that does not block: how much came, or `None` for not yet.
+    /// One read that does not block: how much came, or `None` for not yet. Into the buffer itself, or into `chunk` while
+    /// somebody reads lines and should not wait for the kernel to copy.
     fn read(
         &self,
         receive: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>,
         room: usize,
+        chunk: &mut Vec<u8>,
         look: &mut Option<(LineCallback, Buffer)>,
     ) -> io::Result<Option<usize>> {
-        let count = {
-            let mut state = self.state();
-            let read: io::Result<usize> = state.buffer.append(room, |bytes| {
-                let before = bytes.len();
-                let count = receive(bytes)?;
-                if let Some((_, lines)) = look {
-                    lines.append(count, |own| own.extend_from_slice(&bytes[before..]));
-                }
-                Ok(count)
-            });
-            match read {
-                Ok(count) => {
-                    state.wake();
-                    count
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
+        let mut show = |bytes: &[u8]| {
+            if let Some((_, lines)) = look {
+                lines.append(bytes.len(), |own| own.extend_from_slice(bytes));
             }
         };
+        let mut state = self.state();
+        let read = if state.streamed {
+            drop(state);
+            chunk.clear();
+            chunk.reserve(room);
+            let read = receive(chunk);
+            show(chunk);
+            state = self.state();
+            state.buffer.give(chunk);
+            read
+        } else {
+            state.buffer.append(room, |bytes| {
+                let before = bytes.len();
+                let count = receive(bytes)?;
+                show(&bytes[before..]);
+                Ok(count)
+            })
+        };
+        match read {
+            Ok(_) => state.wake(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        drop(state);
         if let Some((callback, lines)) = look
             && !say(callback, lines)
         {
             *look = None;
         }
-        Ok(Some(count))
+        read.map(Some)
     }
 }
 
