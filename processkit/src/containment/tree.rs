@@ -135,15 +135,25 @@ impl Tree {
 
     /// The living members.
     pub(crate) fn members(&self) -> io::Result<Vec<Member>> {
+        let mut members = Vec::new();
+        self.each(|member| {
+            members.push(member);
+            Ok(())
+        })?;
+        Ok(members)
+    }
+
+    /// Do something to each living member, one after the other: nobody has more descriptors than members.
+    fn each(&self, mut act: impl FnMut(Member) -> io::Result<()>) -> io::Result<()> {
         let own = std::process::id();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = self.entries.load(Ordering::Acquire);
         if seen.entries != entries {
             (seen.entries, seen.empty_looks) = (entries, 0);
         } else if seen.empty_looks >= EMPTY_LOOKS {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let table = process_table()?;
+        let table = self.sparing(process_table)?;
         let by_pid: HashMap<u32, Stat> = table.iter().map(|stat| (stat.pid, *stat)).collect();
         let mut below: HashMap<u32, Vec<Stat>> = HashMap::new();
         for stat in table {
@@ -168,32 +178,49 @@ impl Tree {
         };
 
         seen.members.retain(|(pid, start)| lives(pid, start));
-        let mut members = Vec::new();
+        let (mut empty, empty_looks) = (true, std::mem::take(&mut seen.empty_looks));
         let mut open: Vec<(Stat, bool)> =
             below.remove(&own).into_iter().flatten().map(|s| (s, false)).collect();
         while let Some((stat, parent_inside)) = open.pop() {
             let inside = parent_inside
                 || [stat.pid, stat.group, stat.session].iter().any(|id| leaders.contains(id))
                 || seen.members.contains(&(stat.pid, stat.start))
-                || self.is_marked(stat)?;
+                || self.sparing(|| self.is_marked(stat))?;
             open.extend(below.remove(&stat.pid).into_iter().flatten().map(|s| (s, inside)));
             if !inside {
                 continue;
             }
             seen.members.insert((stat.pid, stat.start));
-            let Some(pidfd) = unless_short(sys::pidfd_open(stat.pid))? else { continue };
+            let Some(pidfd) = self.sparing(|| unless_short(sys::pidfd_open(stat.pid)))? else { continue };
             if stat.is_zombie() {
                 // An orphan that came to us. A leader is its handle's to reap.
                 if stat.parent == own && !leaders.contains(&stat.pid) {
                     let _ = sys::wait_pidfd(pidfd.as_fd(), false); // best effort; the next walk sees it again
                 }
-            } else if Stat::read(stat.pid).is_ok_and(|now| now.start == stat.start && !now.is_zombie()) {
+                continue;
+            }
+            let now = self.sparing(|| unless_short(Stat::read(stat.pid)))?;
+            if now.is_some_and(|now| now.start == stat.start && !now.is_zombie()) {
+                empty = false;
                 let leader = leaders.contains(&stat.pid);
-                members.push(Member { pid: stat.pid, start: stat.start, pidfd, leader, killed: false });
+                act(Member { pid: stat.pid, start: stat.start, pidfd, leader, killed: false })?;
             }
         }
-        seen.empty_looks = if members.is_empty() { seen.empty_looks + 1 } else { 0 };
-        Ok(members)
+        seen.empty_looks = if empty { empty_looks + 1 } else { 0 };
+        Ok(())
+    }
+
+    /// Look, with the descriptors of those that were killed if there are no others.
+    fn sparing<T>(&self, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match look() {
+            Err(error) if is_short(&error) && self.forget_doomed() => look(),
+            other => other,
+        }
+    }
+
+    /// Whether there was one.
+    fn forget_doomed(&self) -> bool {
+        !std::mem::take(&mut *self.doomed.lock().unwrap_or_else(PoisonError::into_inner)).is_empty()
     }
 
     /// Whether the mark stands in its initial environment. That it does not is believed only of an environment that was read
@@ -245,9 +272,9 @@ impl Tree {
         let mut done = HashSet::new();
         for _ in 0..PASSES {
             let mut fresh = false;
-            for member in self.members()? {
+            self.each(|member| {
                 if !done.insert((member.pid, member.start)) {
-                    continue;
+                    return Ok(());
                 }
                 fresh = true;
                 match sys::pidfd_send_signal(member.pidfd.as_fd(), signal) {
@@ -258,7 +285,8 @@ impl Tree {
                     let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
                     doomed.insert((member.pid, member.start), Member { killed: true, ..member });
                 }
-            }
+                Ok(())
+            })?;
             if !fresh {
                 break;
             }
@@ -304,9 +332,13 @@ impl Tree {
 fn unless_short<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
     match looked {
         Ok(value) => Ok(Some(value)),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => Err(e),
+        Err(error) if is_short(&error) => Err(error),
         Err(_) => Ok(None),
     }
+}
+
+fn is_short(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 fn process_table() -> io::Result<Vec<Stat>> {

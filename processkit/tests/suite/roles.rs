@@ -91,6 +91,7 @@ fn role() {
         Ok("leak persisted") => leak(true),
         Ok("cycles") => cycles(),
         Ok("one group") => one_group(),
+        Ok("few descriptors") => few_descriptors(),
         Ok("settle") => settle(),
         Ok("swallow bounded") => swallow(processkit::OutputBufferPolicy::bounded(10)),
         Ok("swallow unbounded") => swallow(processkit::OutputBufferPolicy::unbounded()),
@@ -188,6 +189,29 @@ fn one_group() {
         }
     });
     say("no growth");
+}
+
+/// Kill more than there are descriptors.
+fn few_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use processkit::StreamExt;
+    const MEMBERS: usize = 40;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let options = ProcessGroupOptions::default().force_process_group();
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let script = format!("for i in $(seq {MEMBERS}); do sleep 1000 & echo $i; done; wait");
+        let mut tree = group.start(&crate::rig::sh(&script)).await.expect("started");
+        let all = tree.stdout_lines().take(MEMBERS).collect::<Vec<_>>();
+        assert_eq!(within("the members", all).await.len(), MEMBERS);
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        let few = crate::rig::open_descriptors() + 8;
+        setrlimit(Resource::RLIMIT_NOFILE, few as u64, hard).expect("limited");
+        group.kill().expect("killed");
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
+        within("emptiness", group.wait_empty()).await.expect("empty");
+    });
+    say("killed");
 }
 
 /// Until this process has no child left, not even a zombie: wait(2) for any, without taking it from its owner.
