@@ -115,7 +115,7 @@ fn of_tree(tree: &Tree) -> io::Result<ProcessGroupStats> {
     let ticks = sum(members.iter().map(|member| ticks_of(member.pid)));
     Ok(ProcessGroupStats {
         active_process_count: members.len(),
-        total_cpu_time: ticks.map(|ticks| Duration::from_millis(ticks * 1000 / TICKS)),
+        total_cpu_time: ticks.map(time),
         peak_memory_bytes: sum(members.iter().map(|member| peak_of(member.pid))),
     })
 }
@@ -135,15 +135,19 @@ fn usage_usec(cpu_stat: &str) -> Option<u64> {
     cpu_stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()
 }
 
+pub(crate) fn time(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / TICKS)
+}
+
 /// Fields 14 to 17 of proc_pid_stat(5): its own time, and that of the children it has waited for.
-fn ticks_of(pid: u32) -> Option<u64> {
+pub(crate) fn ticks_of(pid: u32) -> Option<u64> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let name_end = stat.iter().rposition(|b| *b == b')')?; // the name may hold anything
     let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
     rest.split_ascii_whitespace().skip(11).take(4).map(|field| field.parse::<u64>().ok()).sum()
 }
 
-fn peak_of(pid: u32) -> Option<u64> {
+pub(crate) fn peak_of(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
