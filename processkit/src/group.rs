@@ -138,29 +138,25 @@ impl ProcessGroup {
 
     fn over(cgroup: Cgroup, options: ProcessGroupOptions, intent: Intent) -> Self {
         event!(debug, path = cgroup.path().display(), "group opened");
-        ProcessGroup {
-            containment: Containment::Cgroup(Arc::new(cgroup)),
-            reason: MechanismReason::Strongest,
-            options,
-            intent,
-            suspended: AtomicBool::new(false),
-            guardian: None,
-        }
+        let reason = MechanismReason::Strongest;
+        Self::holding(Containment::Cgroup(Arc::new(cgroup)), reason, options, intent)
     }
 
     fn fallback(options: ProcessGroupOptions, reason: MechanismReason) -> Result<Self> {
         #[cfg(feature = "limits")]
         options.limits.check(Some(&reason))?;
         event!(debug, reason = reason, "group without a cgroup");
-        let group = ProcessGroup {
-            containment: Containment::Tree(Arc::new(Tree::new()?)),
-            reason,
-            options,
-            intent: Intent::Kill,
-            suspended: AtomicBool::new(false),
-            guardian: None,
-        };
-        group.guarded()
+        Self::holding(Containment::Tree(Arc::new(Tree::new()?)), reason, options, Intent::Kill).guarded()
+    }
+
+    fn holding(
+        containment: Containment,
+        reason: MechanismReason,
+        options: ProcessGroupOptions,
+        intent: Intent,
+    ) -> Self {
+        let suspended = AtomicBool::new(false);
+        ProcessGroup { containment, reason, options, intent, suspended, guardian: None }
     }
 
     /// With a guardian if the options ask for one. Dropped again if there is none to be had.

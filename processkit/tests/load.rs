@@ -256,24 +256,31 @@ async fn a_hundred_thousand_lines_block_nobody() {
     }
 }
 
-/// Every sixth failure trips the guard; each run is a real one, in a group of its own.
+/// Every sixth failure trips the guard; each run is a real one, in a group of its own. In the control the guard is off, and
+/// then there are only successes.
 #[tokio::test]
 async fn a_restart_storm_trips_the_guard() {
     for options in mechanisms() {
         let runs = tempfile::NamedTempFile::new().expect("a file");
-        let command = private(sh("echo run >> \"$RUNS\"; exit 1").env("RUNS", runs.path()), &options);
-        let supervisor = Supervisor::new(command)
-            .restart(RestartPolicy::OnCrash)
-            .max_restarts(30)
-            .backoff(Duration::from_millis(1), 1.0)
-            .failure_threshold(5.0)
-            .failure_decay(FOREVER)
-            .storm_pause(Duration::from_millis(2));
+        let storm = |then| {
+            let script = format!("echo run >> \"$RUNS\"; {then}");
+            Supervisor::new(private(sh(&script).env("RUNS", runs.path()), &options))
+                .max_restarts(30)
+                .backoff(Duration::from_millis(1), 1.0)
+                .failure_decay(FOREVER)
+        };
+        let supervisor = storm("exit 1").restart(RestartPolicy::OnCrash).failure_threshold(5.0);
+        let supervisor = supervisor.storm_pause(Duration::from_millis(2));
         let outcome = within("the outcome", supervisor.run()).await.expect("an outcome");
         assert_eq!((outcome.restarts, outcome.stopped), (30, StopReason::RestartsExhausted));
         assert_eq!(outcome.storm_pauses, 5);
         assert_eq!(outcome.final_result.code(), Some(1));
         assert_eq!(std::fs::read_to_string(runs.path()).expect("text").lines().count(), 31);
+        let calm = storm("exit 0").restart(RestartPolicy::Always).failure_threshold(0.5);
+        for control in [storm("exit 1"), calm.storm_pause(Duration::from_millis(2))] {
+            let outcome = within("the control", control.max_restarts(10).run()).await.expect("an outcome");
+            assert_eq!((outcome.restarts, outcome.storm_pauses), (10, 0));
+        }
     }
 }
 
