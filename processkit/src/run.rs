@@ -113,6 +113,21 @@ impl Run {
         self.exit().await
     }
 
+    /// [`guarded`](Run::guarded), and then the end of what it leaves behind in its private group: a stream of its lines, or
+    /// whoever waits for its outputs, would else be held up by a process in the background, whatever the limits say.
+    pub(crate) async fn guarded_to_the_end(&self) {
+        let ended = self.guarded().await;
+        let left = if self.group.is_some() { self.kill() } else { Ok(()) };
+        if let Err(error) = ended.map(drop).and(left) {
+            event!(
+                warn,
+                pid = self.child.pid(),
+                error = error,
+                "a process or what it started cannot be ended"
+            );
+        }
+    }
+
     /// Until a limit is reached.
     async fn over(&self) -> Fate {
         let timed_out = async {
@@ -145,7 +160,17 @@ impl Run {
             (ladder, orders) = ladder.step(event);
             for order in orders {
                 match order {
-                    Order::Terminate => self.signal(self.terms.signal)?,
+                    // Who cannot be asked is killed all the same, when the grace is over.
+                    Order::Terminate => {
+                        if let Err(error) = self.signal(self.terms.signal) {
+                            event!(
+                                warn,
+                                pid = self.child.pid(),
+                                error = error,
+                                "not everybody can be asked to end"
+                            );
+                        }
+                    }
                     Order::ArmGrace => {}
                     Order::Kill => {
                         event!(debug, pid = self.child.pid(), "grace is over, killing");

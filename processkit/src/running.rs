@@ -40,7 +40,7 @@ pub struct RunningProcess {
     pub(crate) run: Arc<Run>,
     input: Feed,
     pub(crate) outputs: [Arc<Sink>; 2],
-    /// The task that enforces the limits, where somebody needs it.
+    /// The task that enforces the limits, and ends what the process leaves behind in its private group.
     guard: Option<AbortHandle>,
     /// The private group.
     group: Option<ProcessGroup>,
@@ -70,12 +70,11 @@ impl RunningProcess {
         self.input.start();
         self.outputs.iter().for_each(Sink::start);
         if self.guard.is_none()
-            && self.run.terms.are_set()
+            && (self.group.is_some() || self.run.terms.are_set())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let run = Arc::clone(&self.run);
-            // an error there is one for whoever waits as well
-            self.guard = Some(runtime.spawn(async move { drop(run.guarded().await) }).abort_handle());
+            self.guard = Some(runtime.spawn(async move { run.guarded_to_the_end().await }).abort_handle());
         }
     }
 
