@@ -1,5 +1,6 @@
 //! One cgroup v2 directory (Documentation/admin-guide/cgroup-v2.rst).
 
+use super::spare;
 use crate::reaper;
 use crate::sys;
 use nix::fcntl::{OFlag, openat};
@@ -35,6 +36,7 @@ impl Cgroup {
     /// Make a directory that does not exist yet, and its parent where that is missing. Others may remove the parent as long
     /// as it is empty, and make it again.
     pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
+        spare::keep();
         let mut tries = 0;
         while let Err(error) = std::fs::create_dir(&path) {
             tries += 1;
@@ -114,9 +116,11 @@ impl Cgroup {
     pub(crate) fn kill(&self) -> io::Result<()> {
         match self.write("cgroup.kill", "1") {
             Err(error) if is_gone(&error) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                // Out of descriptors is no reason to let it live.
-                self.signal(libc::SIGKILL).map_err(|_| error)
+            // Out of descriptors is no reason to let it live.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                spare::given_up(|| self.write("cgroup.kill", "1"))
+                    .or_else(|_| self.signal(libc::SIGKILL))
+                    .map_err(|_| error)
             }
             other => other,
         }

@@ -91,6 +91,10 @@ pub(crate) struct Member {
 impl Tree {
     pub(crate) fn new() -> io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
+        // In a table of other numbers our children would not be found, and strangers would.
+        if std::fs::read_link("/proc/self")?.to_str() != Some(&std::process::id().to_string()) {
+            return Err(io::Error::other("/proc shows another pid namespace than our own: mount one for it"));
+        }
         sys::become_subreaper()?;
         let own = Stat::read(std::process::id())?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

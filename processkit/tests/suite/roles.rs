@@ -1,7 +1,7 @@
 //! Owners in processes of their own: this binary started again with a role. A role ends by being killed, or by its script.
 
 use crate::rig::within;
-use processkit::{Command, ProcessGroup, ProcessGroupOptions};
+use processkit::{Command, Mechanism, ProcessGroup, ProcessGroupOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Stdio};
 use tokio::sync::{Mutex, MutexGuard};
@@ -191,25 +191,33 @@ fn one_group() {
     say("no growth");
 }
 
-/// Kill more than there are descriptors.
+/// Kill more than there are descriptors: with a few left for the walk, and with none at all for a cgroup, whose kill once
+/// needed one, so that a drop without any left the tree alive.
 fn few_descriptors() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use processkit::StreamExt;
     const MEMBERS: usize = 40;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let options = ProcessGroupOptions::default().force_process_group();
-        let group = ProcessGroup::with_options(options).expect("a group");
-        let script = format!("for i in $(seq {MEMBERS}); do sleep 1000 & echo $i; done; wait");
-        let mut tree = group.start(&crate::rig::sh(&script)).await.expect("started");
-        let all = tree.stdout_lines().take(MEMBERS).collect::<Vec<_>>();
-        assert_eq!(within("the members", all).await.len(), MEMBERS);
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-        let few = crate::rig::open_descriptors() + 8;
-        setrlimit(Resource::RLIMIT_NOFILE, few as u64, hard).expect("limited");
-        group.kill().expect("killed");
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
-        within("emptiness", group.wait_empty()).await.expect("empty");
+        for options in crate::rig::mechanisms() {
+            let group = ProcessGroup::with_options(options).expect("a group");
+            let script = format!("for i in $(seq {MEMBERS}); do sleep 1000 & echo $i; done; wait");
+            let mut tree = group.start(&crate::rig::sh(&script)).await.expect("started");
+            let all = tree.stdout_lines().take(MEMBERS).collect::<Vec<_>>();
+            assert_eq!(within("the members", all).await.len(), MEMBERS);
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+            let few = crate::rig::open_descriptors() + 8;
+            setrlimit(Resource::RLIMIT_NOFILE, few as u64, hard).expect("limited");
+            let mut held = Vec::new();
+            if group.mechanism() == Mechanism::CgroupV2 {
+                held.extend(std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()));
+                assert!(group.is_empty().is_err(), "control: no descriptor is left");
+            }
+            group.kill().expect("killed");
+            drop(held);
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
+            within("emptiness", group.wait_empty()).await.expect("empty");
+        }
     });
     say("killed");
 }
