@@ -58,7 +58,7 @@ impl ProcessGroup {
     /// # }
     /// ```
     pub fn sample_stats(&self, every: Duration) -> StatsSampler<'_> {
-        StatsSampler { group: self, every: every.max(Duration::from_millis(1)), next: None }
+        StatsSampler { group: self, every: every.max(Duration::from_millis(1)), next: Next::Now }
     }
 }
 
@@ -67,8 +67,15 @@ impl ProcessGroup {
 pub struct StatsSampler<'a> {
     group: &'a ProcessGroup,
     every: Duration,
-    /// When the next sample is due; the first is at once.
-    next: Option<Pin<Box<Sleep>>>,
+    next: Next,
+}
+
+/// When the next sample is due.
+enum Next {
+    Now,
+    Then(Pin<Box<Sleep>>),
+    /// Later than any clock can tell.
+    Never,
 }
 
 impl Stream for StatsSampler<'_> {
@@ -76,11 +83,13 @@ impl Stream for StatsSampler<'_> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ProcessGroupStats>> {
         loop {
-            if let Some(next) = &mut self.next {
-                ready!(next.as_mut().poll(context));
+            match &mut self.next {
+                Next::Now => {}
+                Next::Then(due) => ready!(due.as_mut().poll(context)),
+                Next::Never => return Poll::Pending,
             }
-            let due = Instant::now() + self.every;
-            self.next = Some(Box::pin(sleep_until(due)));
+            let due = Instant::now().checked_add(self.every);
+            self.next = due.map_or(Next::Never, |due| Next::Then(Box::pin(sleep_until(due))));
             match self.group.stats() {
                 Ok(stats) => return Poll::Ready(Some(stats)),
                 Err(error) => event!(warn, error = error, "a sample is missing"),

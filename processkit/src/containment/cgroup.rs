@@ -167,9 +167,10 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// A signal for every member. One that is born while this runs gets it too, or its parent got it before.
+    /// A signal for every member. One that is born while this runs gets it too, or its parent got it before. One that may not
+    /// be signalled spares no other; the first such error is told in the end.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        let mut done = HashSet::new();
+        let (mut done, mut told) = (HashSet::new(), Ok(()));
         for _ in 0..PASSES {
             let mut opened = Vec::new();
             for pid in self.members()? {
@@ -188,13 +189,15 @@ impl Cgroup {
                 if members.contains(&pid) {
                     done.insert(pid);
                     match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
-                        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+                        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                            told = told.and(Err(error))
+                        }
                         _ => {}
                     }
                 }
             }
         }
-        Ok(())
+        told
     }
 
     /// Take a process in, with all its threads.

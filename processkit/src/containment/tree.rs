@@ -271,9 +271,10 @@ impl Tree {
         matches!((&*ours, &*theirs), ([a, b, _, c], [x, y, _, z]) if (a, b, c) == (x, y, z))
     }
 
-    /// A signal for every member, and for those born while this runs.
+    /// A signal for every member, and for those born while this runs. One that may not be signalled spares no other; the first
+    /// such error is told in the end.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        let mut done = HashSet::new();
+        let (mut done, mut told) = (HashSet::new(), Ok(()));
         for _ in 0..PASSES {
             let mut fresh = false;
             self.each(|member| {
@@ -282,7 +283,10 @@ impl Tree {
                 }
                 fresh = true;
                 match sys::pidfd_send_signal(member.pidfd.as_fd(), signal) {
-                    Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+                    Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                        told = std::mem::replace(&mut told, Ok(())).and(Err(error));
+                        return Ok(());
+                    }
                     _ => {}
                 }
                 if signal == libc::SIGKILL {
@@ -295,7 +299,7 @@ impl Tree {
                 break;
             }
         }
-        Ok(())
+        told
     }
 
     /// SIGKILL for the whole tree.

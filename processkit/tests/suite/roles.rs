@@ -98,6 +98,7 @@ fn role() {
         Ok("dies") => dies(),
         Ok("dumpable") => dumpable(),
         Ok("closed") => closed(),
+        Ok("refused") => crate::privileges::refused(),
         Ok("usage") => usage(),
         Ok("guard") => crate::guardian::guard(&name),
         Ok("bare") => crate::groups::bare(&name),
