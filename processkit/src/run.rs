@@ -117,7 +117,12 @@ impl Run {
     /// whoever waits for its outputs, would else be held up by a process in the background, whatever the limits say.
     pub(crate) async fn guarded_to_the_end(&self) {
         let ended = self.guarded().await;
-        let left = if self.group.is_some() { self.kill() } else { Ok(()) };
+        let left = match &self.group {
+            // mostly nothing is left, and then the directory can go at once
+            Some(Containment::Cgroup(cgroup)) if cgroup.remove_empty() => Ok(()),
+            Some(group) => group.kill().map_err(Error::from),
+            None => Ok(()),
+        };
         if let Err(error) = ended.map(drop).and(left) {
             event!(
                 warn,

@@ -225,13 +225,15 @@ impl Cgroup {
         Ok(File::from(self.directory.try_clone()?).metadata()?.mode() & STICKY != 0)
     }
 
-    /// Remove the directory if that is all that is left; whether it was.
+    /// Remove the directory if that is all that is left; whether it is gone.
     pub(crate) fn remove_empty(&self) -> bool {
-        let removed = std::fs::remove_dir(&self.path).is_ok();
-        if removed {
-            reaper::tidy_later();
+        match std::fs::remove_dir(&self.path) {
+            Ok(()) => {
+                reaper::tidy_later();
+                true
+            }
+            Err(error) => is_gone(&error),
         }
-        removed
     }
 
     /// Remove the directory and those its processes made below. `Ok(false)` if something lives in it (again).
