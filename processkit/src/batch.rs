@@ -124,7 +124,9 @@ where
     /// Poll the future in a place, or the next one if the place is free.
     fn visit(&mut self, index: usize) {
         let place = &mut self.places[index];
-        place.bell.rung.store(false, Ordering::Release); // before the poll: what happens in it may ring again
+        // Before the poll: what happens in it may ring again. A swap, since the poll must see what was done before any ring
+        // until now: one that comes while it has rung already does nothing else to be seen by.
+        place.bell.rung.swap(false, Ordering::AcqRel);
         if place.occupant.is_none() {
             let Some(future) = self.waiting.next() else { return };
             place.occupant = Some((self.begun, future));

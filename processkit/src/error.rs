@@ -20,11 +20,11 @@ pub enum Error {
         source: io::Error,
     },
     /// It ended, but not with an accepted code. Displayed in one line, with the last line of what it said.
-    #[error("`{program}` {}{}", ending(*code), last_line(stderr, stdout))]
+    #[error("`{program}` exited with code {code}{}", last_line(stderr, stdout))]
     Exit {
         /// The program as it was asked for.
         program: String,
-        /// Its exit code; minus the number of the signal that ended it.
+        /// Its exit code. (The end by a signal is [`Error::Io`].)
         code: i32,
         /// What it wrote to its standard output, as far as it was captured.
         stdout: String,
@@ -130,13 +130,6 @@ pub(crate) fn diagnostic<'a>(stderr: &'a str, stdout: &'a str) -> &'a str {
     }
 }
 
-fn ending(code: i32) -> String {
-    match code {
-        ..0 => format!("was ended by signal {}", -i64::from(code)),
-        _ => format!("exited with code {code}"),
-    }
-}
-
 fn last_line(stderr: &str, stdout: &str) -> String {
     match diagnostic(stderr, stdout).lines().next_back() {
         Some(line) => format!(": {}", line.trim()),
@@ -168,7 +161,6 @@ mod tests {
             stderr: stderr.into(),
         };
         assert_eq!(exit(3, "", "").to_string(), "`x` exited with code 3");
-        assert_eq!(exit(-9, "", "").to_string(), "`x` was ended by signal 9");
         assert_eq!(exit(1, "out\n", "one\ntwo\n\n").to_string(), "`x` exited with code 1: two");
         assert_eq!(exit(1, "out\n", " \n").diagnostic(), Some("out"));
         assert_eq!(exit(1, "", "").diagnostic(), None);

@@ -138,29 +138,25 @@ impl ProcessGroup {
 
     fn over(cgroup: Cgroup, options: ProcessGroupOptions, intent: Intent) -> Self {
         event!(debug, path = cgroup.path().display(), "group opened");
-        ProcessGroup {
-            containment: Containment::Cgroup(Arc::new(cgroup)),
-            reason: MechanismReason::Strongest,
-            options,
-            intent,
-            suspended: AtomicBool::new(false),
-            guardian: None,
-        }
+        let reason = MechanismReason::Strongest;
+        Self::holding(Containment::Cgroup(Arc::new(cgroup)), reason, options, intent)
     }
 
     fn fallback(options: ProcessGroupOptions, reason: MechanismReason) -> Result<Self> {
         #[cfg(feature = "limits")]
         options.limits.check(Some(&reason))?;
         event!(debug, reason = reason, "group without a cgroup");
-        let group = ProcessGroup {
-            containment: Containment::Tree(Arc::new(Tree::new()?)),
-            reason,
-            options,
-            intent: Intent::Kill,
-            suspended: AtomicBool::new(false),
-            guardian: None,
-        };
-        group.guarded()
+        Self::holding(Containment::Tree(Arc::new(Tree::new()?)), reason, options, Intent::Kill).guarded()
+    }
+
+    fn holding(
+        containment: Containment,
+        reason: MechanismReason,
+        options: ProcessGroupOptions,
+        intent: Intent,
+    ) -> Self {
+        let suspended = AtomicBool::new(false);
+        ProcessGroup { containment, reason, options, intent, suspended, guardian: None }
     }
 
     /// With a guardian if the options ask for one. Dropped again if there is none to be had.
@@ -308,13 +304,27 @@ impl ProcessGroup {
         let place = Birthplace { cgroup, mark, without_clone3, pipes: pipes.child_ends() };
         let child = Arc::new(launch(command, place)?);
         if let Containment::Tree(tree) = &self.containment {
-            tree.add(Arc::clone(&child));
+            tree.add(&child);
         }
         Ok((child, pipes))
     }
 
     pub(crate) fn unsupported(&self, what: &str) -> Error {
         Error::Unsupported { operation: format!("{what} ({})", self.reason) }
+    }
+}
+
+impl ProcessGroup {
+    /// What dropping it does, at once, if nothing lives in it: no kill, and nothing for the reaper to do. For unnamed ones:
+    /// the name is nobody else's.
+    pub(crate) fn end_if_empty(&mut self) {
+        if let Containment::Cgroup(cgroup) = &self.containment
+            && self.intent == Intent::Kill
+            && cgroup.remove_empty()
+        {
+            event!(debug, path = cgroup.path().display(), "group removed");
+            self.intent = Intent::Leave;
+        }
     }
 }
 

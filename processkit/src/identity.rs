@@ -91,22 +91,19 @@ impl Stat {
         let open = text.iter().position(|b| *b == b'(')?;
         let close = text.iter().rposition(|b| *b == b')')?;
         let pid = std::str::from_utf8(&text[..open]).ok()?.trim().parse().ok()?;
-        let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect(); // fields[0] is field 3
-        Some(Stat {
+        let state = *text.get(close + 2)?;
+        let (fields, count) = numbers(text.get(close + 4..)?);
+        let field = |number: usize| fields[number - 4];
+        (count > 22 - 4).then(|| Stat {
             pid,
-            state: *fields.first()?.as_bytes().first()?,
-            parent: fields.get(1)?.parse().ok()?,
-            group: fields.get(2)?.parse().unwrap_or(0),
-            session: fields.get(3)?.parse().unwrap_or(0),
-            start: fields.get(19)?.parse().ok()?,
-            threads: fields.get(17)?.parse().unwrap_or(0),
-            image: Image {
-                code: address(&fields, 23),
-                stack: address(&fields, 25),
-                environment: (address(&fields, 47), address(&fields, 48)),
-            },
-            status: fields.get(49).and_then(|status| status.parse().ok()).unwrap_or(0),
+            state,
+            parent: field(4) as u32,
+            group: field(5) as u32,
+            session: field(6) as u32,
+            start: field(22),
+            threads: field(20) as u32,
+            image: Image { code: field(26), stack: field(28), environment: (field(50), field(51)) },
+            status: field(52) as i32,
         })
     }
 
@@ -126,8 +123,25 @@ impl Stat {
     }
 }
 
-fn address(fields: &[&str], index: usize) -> u64 {
-    fields.get(index).and_then(|text| text.parse().ok()).unwrap_or(0)
+/// The numbers from field 4 on, and how many there are; 0 for what is missing or negative. By hand, because a walk reads
+/// them of every process of the machine.
+fn numbers(text: &[u8]) -> ([u64; 49], usize) {
+    let mut fields = [0u64; 49];
+    let (mut count, mut index, mut negative) = (0, 0, false);
+    while index < text.len() && count < fields.len() {
+        let byte = text[index];
+        if byte.is_ascii_digit() {
+            if !negative {
+                fields[count] = fields[count].wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+            }
+        } else if byte == b'-' {
+            negative = true;
+        } else {
+            (count, negative) = (count + 1, false);
+        }
+        index += 1;
+    }
+    (fields, count)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use crate::command::{Command, Stdio};
 use crate::error::{Error, Result};
-use crate::identity::{ProcessIdentity, Stat, boot_id};
 use crate::passing;
 use crate::privileges::Resource;
 use crate::process::{Born, Child};
@@ -134,12 +133,8 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     })
     .map_err(|failure| explain(&failure))?;
 
-    // It is not reaped yet, so this is its entry even if it has ended.
-    let start_time_ticks = Stat::read(spawned.pid).map_or(0, |stat| stat.start);
-    let boot_id = boot_id().unwrap_or_default().to_owned();
-    let identity = ProcessIdentity { pid: spawned.pid, start_time_ticks, boot_id };
     event!(debug, pid = spawned.pid, "process started");
-    Ok(Child::new(spawned.pidfd, identity, born, script))
+    Ok(Child::new(spawned.pidfd, spawned.pid, born, script))
 }
 
 fn c_string(bytes: &[u8], what: impl FnOnce() -> String) -> io::Result<CString> {

@@ -13,8 +13,8 @@ use std::sync::{Arc, Once, OnceLock};
 /// left alone while something lives in it, and so is every named one.
 ///
 /// Also done once by itself, in the background, when a process makes its first group. Directories that are not empty yet
-/// when this returns are removed in the background ([`settled`](crate::settled)). Owners in other pid namespaces are never
-/// judged.
+/// when this returns are removed in the background ([`settled`](crate::settled)). Owners in other pid namespaces, or with
+/// another boot id, are never judged.
 ///
 /// Returns the directories that were taken.
 ///
@@ -113,10 +113,9 @@ impl Owner {
 
     /// Certainly dead, as seen by `this` process.
     fn is_dead(&self, this: &Owner) -> bool {
-        if self.boot != this.boot {
-            return true;
-        }
-        if self.namespace != this.namespace {
+        // No cgroup outlives a boot: who has another boot id is shown another file for it (a container may be), and is not
+        // ours to judge, as little as one of another pid namespace.
+        if self.boot != this.boot || self.namespace != this.namespace {
             return false;
         }
         match Stat::read(self.pid) {
@@ -137,7 +136,7 @@ mod tests {
         assert_eq!(Owner::parse(&this.next_name()), Some(this.clone()));
         assert!(!this.is_dead(&this));
         assert!(Owner { start: this.start + 1, ..this.clone() }.is_dead(&this));
-        assert!(Owner { boot: "other".into(), ..this.clone() }.is_dead(&this));
+        assert!(!Owner { boot: "other".into(), start: 0, ..this.clone() }.is_dead(&this));
         assert!(!Owner { namespace: "1".into(), start: 0, ..this.clone() }.is_dead(&this));
         for name in ["", "@", "service", "@a.b.c.d.e", "@a.1.2.3", "@a.1.2.3.4.5"] {
             assert_eq!(Owner::parse(name), None, "{name}");

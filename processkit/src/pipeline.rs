@@ -49,7 +49,8 @@ impl Command {
         Pipeline { stages: vec![self, next], timeout: None }
     }
 
-    /// As a stage of a [`Pipeline`]: however this ends, the pipeline has not failed by it.
+    /// As a stage of a [`Pipeline`]: however this ends, the stages behind it speak. The last stage speaks for itself in any
+    /// case.
     pub fn unchecked(mut self) -> Self {
         self.unchecked = true;
         self

@@ -2,6 +2,7 @@
 
 use crate::command::{Command, Stdio};
 use crate::error::{Error, Result};
+use crate::stdin::InputFile;
 use nix::fcntl::OFlag;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug, Default)]
 pub(crate) struct Pipes {
     child: [Option<OwnedFd>; 3],
-    pub(crate) ours: [Option<OwnedFd>; 3],
+    pub(crate) ours: [Option<Ours>; 3],
+}
+
+/// Our end of one.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    pub(crate) pipe: OwnedFd,
+    /// What is to be copied into it: opened before the start, which fails with it.
+    pub(crate) file: Option<InputFile>,
 }
 
 impl Pipes {
@@ -28,17 +37,21 @@ impl Pipes {
             if !matches!(command.streams[stream], Stdio::Piped) {
                 continue;
             }
-            if stream == 0
-                && !command.keep_stdin_open
-                && let Some(file) = command.input.open()?
-            {
-                pipes.child[0] = Some(file);
-                continue;
-            }
+            let file = match stream {
+                0 => command.input.open()?,
+                _ => None,
+            };
+            let file = match file {
+                Some(InputFile::Plain(file)) if !command.keep_stdin_open => {
+                    pipes.child[0] = Some(file.into());
+                    continue;
+                }
+                file => file,
+            };
             let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
             let (child, ours) = if stream == 0 { (reader, writer) } else { (writer, reader) };
             pipes.child[stream] = Some(child);
-            pipes.ours[stream] = Some(ours);
+            pipes.ours[stream] = Some(Ours { pipe: ours, file });
         }
         Ok(pipes)
     }

@@ -17,7 +17,8 @@ impl RunningProcess {
     /// a result has them.
     ///
     /// # Errors
-    /// [`Error::NotReady`](crate::Error::NotReady); [`Error::Io`](crate::Error::Io) if the runtime cannot watch it.
+    /// [`Error::NotReady`](crate::Error::NotReady); [`Error::Cancelled`](crate::Error::Cancelled);
+    /// [`Error::Io`](crate::Error::Io) if the runtime cannot watch it.
     pub async fn wait_for_line(&mut self, wanted: impl Fn(&str) -> bool, within: Duration) -> Result<String> {
         let stdout = Arc::clone(&self.outputs[0]);
         self.ready(within, DRAIN, async {
@@ -76,6 +77,10 @@ impl RunningProcess {
             ended = ended => ended?,
             () = tokio::time::sleep(within) => None,
         };
-        answer.ok_or_else(|| self.run.not_ready(within))
+        match answer {
+            Some(answer) => Ok(answer),
+            // a cancelled process ends, and so does its output: that is the cause to name
+            None => self.run.check_cancelled().and(Err(self.run.not_ready(within))),
+        }
     }
 }

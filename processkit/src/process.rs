@@ -2,13 +2,13 @@
 
 use crate::error::Result;
 use crate::exit::{Exit, Usage};
-use crate::identity::{ProcessIdentity, Stat};
+use crate::identity::{ProcessIdentity, Stat, boot_id};
 use crate::signal::Signal;
 use crate::sys::{self, Waited};
 use crate::watch;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 /// A pidfd for a process that exists now.
@@ -25,7 +25,9 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub(crate) struct Child {
     pidfd: OwnedFd,
-    identity: ProcessIdentity,
+    pid: u32,
+    /// In clock ticks, once somebody asked.
+    start: OnceLock<u64>,
     born: Born,
     end: Mutex<Option<End>>,
     /// The most this process had had resident at the spawn.
@@ -51,22 +53,37 @@ struct End {
 
 impl Child {
     /// Right after the spawn, so that what was resident then is still known.
-    pub(crate) fn new(
-        pidfd: OwnedFd,
-        identity: ProcessIdentity,
-        born: Born,
-        script: Option<Arc<OwnedFd>>,
-    ) -> Self {
+    pub(crate) fn new(pidfd: OwnedFd, pid: u32, born: Born, script: Option<Arc<OwnedFd>>) -> Self {
         let inherited_rss_bytes = sys::own_usage().max_rss_bytes.unwrap_or(0);
-        Child { pidfd, identity, born, end: Mutex::new(None), inherited_rss_bytes, _script: script }
+        Child {
+            pidfd,
+            pid,
+            start: OnceLock::new(),
+            born,
+            end: Mutex::new(None),
+            inherited_rss_bytes,
+            _script: script,
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.identity.pid
+        self.pid
     }
 
-    pub(crate) fn identity(&self) -> &ProcessIdentity {
-        &self.identity
+    /// When it was started, by the clock of `/proc`: for who asks before it is reaped, then and from then on; 0 later.
+    pub(crate) fn start_ticks(&self) -> u64 {
+        *self.start.get_or_init(|| {
+            let read = Stat::read(self.pid).map_or(0, |stat| stat.start);
+            // Not reaped after the read: the entry was its own, also if it has ended.
+            let gone = sys::pidfd_send_signal(self.pidfd(), 0)
+                .is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH));
+            if gone { 0 } else { read }
+        })
+    }
+
+    pub(crate) fn identity(&self) -> ProcessIdentity {
+        let boot_id = boot_id().unwrap_or_default().to_owned();
+        ProcessIdentity { pid: self.pid, start_time_ticks: self.start_ticks(), boot_id }
     }
 
     pub(crate) fn born(&self) -> Born {

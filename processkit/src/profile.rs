@@ -3,11 +3,9 @@
 use crate::error::Result;
 use crate::run::Run;
 use crate::running::RunningProcess;
+use crate::stats::{peak_of, ticks_of, time};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Clock ticks in a second, as `/proc/<pid>/stat` counts them (USER_HZ of time(7)); 100 on every architecture we run on.
-const TICKS: u64 = 100;
 
 /// What a run used, by its samples and by the kernel's final account.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,7 +24,7 @@ pub struct RunProfile {
 }
 
 impl RunningProcess {
-    /// The CPU time the process has used so far, in steps of 10 ms; exact once it is reaped. `None` if nobody knows.
+    /// The CPU time of the process and the descendants it waited for so far, in steps of 10 ms; exact once it is reaped. `None` if nobody knows.
     pub fn cpu_time(&self) -> Option<Duration> {
         self.run.cpu_time()
     }
@@ -80,19 +78,13 @@ impl Run {
         if self.child.is_reaped() {
             return self.child.usage().map(|usage| usage.cpu_time());
         }
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.pid())).ok()?;
-        // fields 14 and 15 of proc_pid_stat(5); the name, the second, may hold anything
-        let mut times = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-        let mut next = || times.next()?.parse::<u64>().ok();
-        Some(Duration::from_millis((next()? + next()?) * 1000 / TICKS))
+        ticks_of(self.child.pid()).map(time)
     }
 
     fn peak_memory_bytes(&self) -> Option<u64> {
         if self.child.is_reaped() {
             return self.child.usage()?.max_rss_bytes;
         }
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.pid())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+        peak_of(self.child.pid())
     }
 }

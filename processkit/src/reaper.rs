@@ -59,7 +59,7 @@ const UNTIDY: Duration = Duration::from_millis(200);
 ///
 /// Cancel safe.
 pub async fn settled() {
-    if let Some(Ok(reaper)) = REAPER.get() {
+    if let Some(reaper) = REAPER.get() {
         let mut unfinished = reaper.unfinished.subscribe();
         let _ = unfinished.wait_for(|count| *count == 0).await; // the sender lives as long as the program
         later(tidy);
@@ -89,23 +89,32 @@ struct Reaper {
     unfinished: watch::Sender<usize>,
 }
 
-static REAPER: OnceLock<io::Result<Reaper>> = OnceLock::new();
+static REAPER: OnceLock<Reaper> = OnceLock::new();
+
+/// The reaper, started with the first job. A start that fails, for want of a descriptor or a thread, is tried again with the
+/// next.
+fn reaper() -> io::Result<&'static Reaper> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(reaper) = REAPER.get() {
+        return Ok(reaper);
+    }
+    let reaper = Reaper {
+        inbox: Mutex::default(),
+        bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+        unfinished: watch::Sender::new(0),
+    };
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(&reaper.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+    std::thread::Builder::new()
+        .name("processkit-reaper".into())
+        // it may run before the cell is filled
+        .spawn(move || Table::new(epoll).run(REAPER.wait()))?;
+    Ok(REAPER.get_or_init(|| reaper))
+}
 
 fn submit(job: Job) {
-    let reaper = REAPER.get_or_init(|| {
-        let reaper = Reaper {
-            inbox: Mutex::default(),
-            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            unfinished: watch::Sender::new(0),
-        };
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&reaper.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        std::thread::Builder::new()
-            .name("processkit-reaper".into())
-            .spawn(move || Table::new(epoll).run())?;
-        Ok(reaper)
-    });
-    match reaper {
+    match REAPER.get().map_or_else(reaper, Ok) {
         Ok(reaper) => {
             if job.is_counted() {
                 reaper.unfinished.send_modify(|count| *count += 1);
@@ -117,7 +126,7 @@ fn submit(job: Job) {
             event!(
                 warn,
                 error = error,
-                "no reaper thread: zombies and directories stay until this process ends"
+                "no reaper thread: a zombie or a directory stays until this process ends"
             )
         }
     }
@@ -157,11 +166,9 @@ impl Table {
         Table { epoll, tasks: HashMap::new(), next: BELL + 1, tidy_at: None }
     }
 
-    fn run(mut self) {
+    fn run(mut self, reaper: &Reaper) {
         // The program's signals are for the program's threads.
         let _ = SigSet::all().thread_block();
-        // The thread may run before the cell that started it is filled.
-        let Ok(reaper) = REAPER.wait() else { return };
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let until = self.until_tidy();
@@ -280,7 +287,9 @@ impl Table {
         match tree.survivor() {
             Ok(None) => true,
             Ok(Some(survivor)) => {
-                let _ = tree.kill(); // whoever was born meanwhile; asked again when the survivor has ended
+                if !survivor.killed {
+                    let _ = tree.kill(); // whoever was born meanwhile; asked again when the survivor has ended
+                }
                 self.watch(Task::Tree { tree, survivor })
             }
             Err(error) => {

@@ -113,6 +113,26 @@ impl Run {
         self.exit().await
     }
 
+    /// [`guarded`](Run::guarded), and then the end of what it leaves behind in its private group: a stream of its lines, or
+    /// whoever waits for its outputs, would else be held up by a process in the background, whatever the limits say.
+    pub(crate) async fn guarded_to_the_end(&self) {
+        let ended = self.guarded().await;
+        let left = match &self.group {
+            // mostly nothing is left, and then the directory can go at once
+            Some(Containment::Cgroup(cgroup)) if cgroup.remove_empty() => Ok(()),
+            Some(group) => group.kill().map_err(Error::from),
+            None => Ok(()),
+        };
+        if let Err(error) = ended.map(drop).and(left) {
+            event!(
+                warn,
+                pid = self.child.pid(),
+                error = error,
+                "a process or what it started cannot be ended"
+            );
+        }
+    }
+
     /// Until a limit is reached.
     async fn over(&self) -> Fate {
         let timed_out = async {
@@ -145,7 +165,17 @@ impl Run {
             (ladder, orders) = ladder.step(event);
             for order in orders {
                 match order {
-                    Order::Terminate => self.signal(self.terms.signal)?,
+                    // Who cannot be asked is killed all the same, when the grace is over.
+                    Order::Terminate => {
+                        if let Err(error) = self.signal(self.terms.signal) {
+                            event!(
+                                warn,
+                                pid = self.child.pid(),
+                                error = error,
+                                "not everybody can be asked to end"
+                            );
+                        }
+                    }
                     Order::ArmGrace => {}
                     Order::Kill => {
                         event!(debug, pid = self.child.pid(), "grace is over, killing");

@@ -168,7 +168,9 @@ runner!((R: ProcessRunner + ?Sized) Arc<R>, |self, command| (**self).output(comm
 /// # }
 /// ```
 ///
-/// Dropping a future ends its process. The errors are those of the verb of the same name.
+/// Dropping a future ends its process. The errors are those of the verb of the same name. What
+/// [`retry`](Command::retry) says is done by the runner, as far as it does: [`JobRunner`] tries failed starts again, a
+/// [`ProcessGroup`] nothing.
 pub trait ProcessRunnerExt: ProcessRunner {
     /// As [`Command::run`]: the output without white space at its end, or an error for a code that is not accepted.
     fn run(&self, command: &Command) -> impl Future<Output = Result<String>> + Send {

@@ -40,7 +40,7 @@ pub struct RunningProcess {
     pub(crate) run: Arc<Run>,
     input: Feed,
     pub(crate) outputs: [Arc<Sink>; 2],
-    /// The task that enforces the limits, where somebody needs it.
+    /// The task that enforces the limits, and ends what the process leaves behind in its private group.
     guard: Option<AbortHandle>,
     /// The private group.
     group: Option<ProcessGroup>,
@@ -70,12 +70,11 @@ impl RunningProcess {
         self.input.start();
         self.outputs.iter().for_each(Sink::start);
         if self.guard.is_none()
-            && self.run.terms.are_set()
+            && (self.group.is_some() || self.run.terms.are_set())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let run = Arc::clone(&self.run);
-            // an error there is one for whoever waits as well
-            self.guard = Some(runtime.spawn(async move { drop(run.guarded().await) }).abort_handle());
+            self.guard = Some(runtime.spawn(async move { run.guarded_to_the_end().await }).abort_handle());
         }
     }
 
@@ -89,9 +88,10 @@ impl RunningProcess {
         self.run.child.pidfd()
     }
 
-    /// Which process it is, for a later comparison. Stays known after the end.
+    /// Which process it is, for a later comparison. The start time is read when this is called first, and known from then on;
+    /// 0 if the process was reaped by then.
     pub fn identity(&self) -> ProcessIdentity {
-        self.run.child.identity().clone()
+        self.run.child.identity()
     }
 
     /// When it was started.
@@ -303,6 +303,8 @@ impl Drop for RunningProcess {
         self.outputs.iter().for_each(|output| output.stop());
         if !matches!(self.run.child.try_reap(), Ok(Some(_))) {
             reaper::reap(Arc::clone(&self.run.child));
+        } else if let Some(group) = &mut self.group {
+            group.end_if_empty(); // as it mostly is then
         }
     }
 }

@@ -58,7 +58,7 @@ impl ProcessGroup {
     /// # }
     /// ```
     pub fn sample_stats(&self, every: Duration) -> StatsSampler<'_> {
-        StatsSampler { group: self, every: every.max(Duration::from_millis(1)), next: None }
+        StatsSampler { group: self, every: every.max(Duration::from_millis(1)), next: Next::Now }
     }
 }
 
@@ -67,8 +67,15 @@ impl ProcessGroup {
 pub struct StatsSampler<'a> {
     group: &'a ProcessGroup,
     every: Duration,
-    /// When the next sample is due; the first is at once.
-    next: Option<Pin<Box<Sleep>>>,
+    next: Next,
+}
+
+/// When the next sample is due.
+enum Next {
+    Now,
+    Then(Pin<Box<Sleep>>),
+    /// Later than any clock can tell.
+    Never,
 }
 
 impl Stream for StatsSampler<'_> {
@@ -76,11 +83,13 @@ impl Stream for StatsSampler<'_> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ProcessGroupStats>> {
         loop {
-            if let Some(next) = &mut self.next {
-                ready!(next.as_mut().poll(context));
+            match &mut self.next {
+                Next::Now => {}
+                Next::Then(due) => ready!(due.as_mut().poll(context)),
+                Next::Never => return Poll::Pending,
             }
-            let due = Instant::now() + self.every;
-            self.next = Some(Box::pin(sleep_until(due)));
+            let due = Instant::now().checked_add(self.every);
+            self.next = due.map_or(Next::Never, |due| Next::Then(Box::pin(sleep_until(due))));
             match self.group.stats() {
                 Ok(stats) => return Poll::Ready(Some(stats)),
                 Err(error) => event!(warn, error = error, "a sample is missing"),
@@ -115,7 +124,7 @@ fn of_tree(tree: &Tree) -> io::Result<ProcessGroupStats> {
     let ticks = sum(members.iter().map(|member| ticks_of(member.pid)));
     Ok(ProcessGroupStats {
         active_process_count: members.len(),
-        total_cpu_time: ticks.map(|ticks| Duration::from_millis(ticks * 1000 / TICKS)),
+        total_cpu_time: ticks.map(time),
         peak_memory_bytes: sum(members.iter().map(|member| peak_of(member.pid))),
     })
 }
@@ -135,15 +144,19 @@ fn usage_usec(cpu_stat: &str) -> Option<u64> {
     cpu_stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()
 }
 
+pub(crate) fn time(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / TICKS)
+}
+
 /// Fields 14 to 17 of proc_pid_stat(5): its own time, and that of the children it has waited for.
-fn ticks_of(pid: u32) -> Option<u64> {
+pub(crate) fn ticks_of(pid: u32) -> Option<u64> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let name_end = stat.iter().rposition(|b| *b == b')')?; // the name may hold anything
     let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
     rest.split_ascii_whitespace().skip(11).take(4).map(|field| field.parse::<u64>().ok()).sum()
 }
 
-fn peak_of(pid: u32) -> Option<u64> {
+pub(crate) fn peak_of(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)

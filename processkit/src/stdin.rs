@@ -1,15 +1,18 @@
 //! What a process reads.
 
+use crate::pipes::Ours;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWriteExt};
-use tokio::net::unix::pipe::Sender;
+use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::Stream;
 
@@ -59,6 +62,9 @@ impl Stdin {
     }
 
     /// This file, opened at each start and given to the process itself. One that cannot be opened is a spawn error.
+    ///
+    /// A FIFO is read here and passed on instead, since somebody would have to wait for its writer; so is a file before an
+    /// input that is [kept open](crate::Command::keep_stdin_open).
     pub fn from_file(path: impl AsRef<Path>) -> Self {
         Stdin(Source::File(path.as_ref().to_owned()))
     }
@@ -80,11 +86,11 @@ impl Stdin {
         matches!(self.0, Source::Empty)
     }
 
-    /// The file, if it is one: no pipe is needed then.
-    pub(crate) fn open(&self) -> io::Result<Option<OwnedFd>> {
+    /// The file, if it is one.
+    pub(crate) fn open(&self) -> io::Result<Option<InputFile>> {
         let Source::File(path) = &self.0 else { return Ok(None) };
-        match File::open(path) {
-            Ok(file) => Ok(Some(file.into())),
+        match InputFile::open(path) {
+            Ok(file) => Ok(Some(file)),
             Err(error) => {
                 let text = format!("standard input `{}`: {error}", path.display());
                 Err(io::Error::new(error.kind(), text))
@@ -93,14 +99,21 @@ impl Stdin {
     }
 
     /// Write everything; the pipe is given back unless nobody reads it any more.
-    async fn feed(self, pipe: OwnedFd) -> io::Result<Sender> {
-        let mut pipe = Sender::from_owned_fd(pipe)?;
+    async fn feed(self, ours: Ours) -> io::Result<Sender> {
+        let mut pipe = Sender::from_owned_fd(ours.pipe)?;
         match self.0 {
             Source::Empty => {}
             Source::Bytes(bytes) => pipe.write_all(&bytes).await?,
-            Source::File(path) => {
-                tokio::io::copy(&mut tokio::fs::File::open(path).await?, &mut pipe).await?;
-            }
+            Source::File(_) => match ours.file {
+                Some(InputFile::Plain(file)) => {
+                    tokio::io::copy(&mut tokio::fs::File::from_std(file), &mut pipe).await?;
+                }
+                Some(InputFile::Fifo(file)) => {
+                    // not readable, and so not at its end, until there was a writer
+                    tokio::io::copy(&mut Receiver::from_file(file)?, &mut pipe).await?;
+                }
+                None => {}
+            },
             Source::Reader(reader) => {
                 if let Some(mut reader) = take(&reader) {
                     tokio::io::copy(&mut reader, &mut pipe).await?;
@@ -116,6 +129,27 @@ impl Stdin {
             }
         }
         Ok(pipe)
+    }
+}
+
+/// A file that is to be read.
+#[derive(Debug)]
+pub(crate) enum InputFile {
+    Plain(File),
+    /// Does not block, since it may have no writer yet: who read it like that would take this for its end.
+    Fifo(File),
+}
+
+impl InputFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        // a FIFO without a writer would hold the thread, and with it all that the executor has to do
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if file.metadata()?.file_type().is_fifo() {
+            return Ok(InputFile::Fifo(file));
+        }
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?; // a program expects no such thing of its input
+        Ok(InputFile::Plain(file))
     }
 }
 
@@ -148,14 +182,14 @@ pub(crate) struct Feed {
 
 #[derive(Debug)]
 enum FeedState {
-    Waiting(Stdin, OwnedFd),
+    Waiting(Stdin, Ours),
     Feeding(JoinHandle<io::Result<Sender>>),
     Closing(AbortHandle),
     Over,
 }
 
 impl Feed {
-    pub(crate) fn new(stdin: Stdin, pipe: Option<OwnedFd>, keep: bool) -> Self {
+    pub(crate) fn new(stdin: Stdin, pipe: Option<Ours>, keep: bool) -> Self {
         Feed { state: pipe.map_or(FeedState::Over, |pipe| FeedState::Waiting(stdin, pipe)), keep }
     }
 
@@ -195,7 +229,7 @@ impl Feed {
         }
         match std::mem::replace(&mut self.state, FeedState::Over) {
             FeedState::Over | FeedState::Closing(_) => None,
-            FeedState::Waiting(_, pipe) => Some(ProcessStdin(Pipe::Idle(pipe))),
+            FeedState::Waiting(_, ours) => Some(ProcessStdin(Pipe::Idle(ours.pipe))),
             FeedState::Feeding(task) => Some(ProcessStdin(Pipe::Fed(task))),
         }
     }

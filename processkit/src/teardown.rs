@@ -27,8 +27,11 @@ impl ProcessGroup {
     /// # Errors
     /// If the kernel refuses.
     pub fn terminate_all(&self) -> Result<()> {
-        self.containment.signal(libc::SIGTERM)?;
-        if self.suspended.load(Ordering::Relaxed) { self.go_on() } else { Ok(()) }
+        let told = self.containment.signal(libc::SIGTERM);
+        if self.suspended.load(Ordering::Relaxed) {
+            self.go_on()?; // those that were told can obey, though another may not be signalled
+        }
+        Ok(told?)
     }
 
     pub(crate) fn go_on(&self) -> Result<()> {
@@ -71,14 +74,17 @@ impl ProcessGroup {
     pub async fn shutdown(mut self) -> Result<()> {
         let mut ladder = Ladder::new(self.options.escalate_to_kill);
         let mut event = Event::Begin;
-        let mut grace_over = Instant::now();
+        let mut grace_over = None;
         loop {
             let orders;
             (ladder, orders) = ladder.step(event);
             for order in orders {
                 match order {
                     Order::Terminate => self.terminate_all()?,
-                    Order::ArmGrace => grace_over = Instant::now() + self.options.shutdown_timeout,
+                    Order::ArmGrace => {
+                        // `None`: later than any clock can tell, so never
+                        grace_over = Instant::now().checked_add(self.options.shutdown_timeout);
+                    }
                     Order::Kill => {
                         event!(
                             debug,
@@ -91,9 +97,12 @@ impl ProcessGroup {
             }
             event = match ladder {
                 Ladder::Ground { .. } => Event::Begin,
-                Ladder::Grace { .. } => match tokio::time::timeout_at(grace_over, self.wait_empty()).await {
-                    Ok(result) => result.map(|()| Event::Empty)?,
-                    Err(_) => Event::GraceOver,
+                Ladder::Grace { .. } => match grace_over {
+                    None => self.wait_empty().await.map(|()| Event::Empty)?,
+                    Some(end) => match tokio::time::timeout_at(end, self.wait_empty()).await {
+                        Ok(result) => result.map(|()| Event::Empty)?,
+                        Err(_) => Event::GraceOver,
+                    },
                 },
                 Ladder::Killing => self.wait_empty().await.map(|()| Event::Empty)?,
                 Ladder::Gone { .. } => return self.clear_away().await,

@@ -3,6 +3,7 @@
 use crate::containment::is_populated;
 use crate::process::Child;
 use crate::sys;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,6 +15,12 @@ use tokio::io::unix::AsyncFd;
 pub(crate) async fn ended(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     sys::watched(pidfd, Interest::READABLE)?.readable().await?.retain_ready();
     Ok(())
+}
+
+/// Whether it has ended by now.
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    // an error is no end: whoever waits then is told by the runtime
+    poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|count| count > 0)
 }
 
 /// A child as the runtime watches it: registered once, for as many as wait.

@@ -34,13 +34,13 @@ fn tried_under_load(code: i32, args: &[&str], program: impl FnOnce(&Rig) -> Path
 }
 
 macro_rules! bad_successors {
-    ($($name:ident: $mode:literal ends with $code:literal because $why:literal $(, $arg:literal)*;)*) => { $(
+    ($($name:ident: $mode:literal ends with $code:literal because $($why:literal)|+ $(, $arg:literal)*;)*) => { $(
         #[test]
         fn $name() {
             let (rig, done) = tried_under_load($code, &[$($arg),*], |rig| rig.programs().bad($mode));
             assert!(rig.reached($mode), "the successor never came to its fault: this test proves nothing");
             let reason = done.json()["reason"].to_string();
-            assert!(reason.contains($why), "not what is wrong with it: {reason}");
+            assert!([$($why),+].iter().any(|why| reason.contains(why)), "not what is wrong with it: {reason}");
         }
     )* };
 }
@@ -53,8 +53,11 @@ bad_successors! {
     crashes_in_warm: "crashes-in-warm" ends with 14 because "warming";
     fails_in_warm: "fails-in-warm" ends with 14 because "this build cannot load anything";
     garbage_in_warm: "garbage-in-warm" ends with 14 because "warming", "--deadline", "5s";
-    crashes_in_open: "crashes-in-open" ends with 10 because "awaited Ready";
-    hangs_in_open: "hangs-in-open" ends with 10 because "freeze budget", "--freeze-budget", "500ms";
+    // After Begin the incumbent watches the successor and the budget by itself. On a busy machine it acts before the
+    // supervisor has seen anything, which then tells what it saw of that: its word is right, too.
+    crashes_in_open: "crashes-in-open" ends with 10 because "awaited Ready" | "resumed before the successor was ready";
+    hangs_in_open: "hangs-in-open" ends with 10 because
+        "freeze budget" | "awaited Ready" | "resumed before the successor was ready", "--freeze-budget", "500ms";
     reports_another_digest: "other-digest" ends with 10 because "digest differs";
     looks_at_another_data_dir: "other-data-dir" ends with 14 because "other-data";
     has_other_listeners: "other-listeners" ends with 14 because "listener";

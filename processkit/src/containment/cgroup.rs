@@ -1,5 +1,6 @@
 //! One cgroup v2 directory (Documentation/admin-guide/cgroup-v2.rst).
 
+use super::spare;
 use crate::reaper;
 use crate::sys;
 use nix::fcntl::{OFlag, openat};
@@ -35,6 +36,7 @@ impl Cgroup {
     /// Make a directory that does not exist yet, and its parent where that is missing. Others may remove the parent as long
     /// as it is empty, and make it again.
     pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
+        spare::keep();
         let mut tries = 0;
         while let Err(error) = std::fs::create_dir(&path) {
             tries += 1;
@@ -46,16 +48,18 @@ impl Cgroup {
                 _ => {}
             }
         }
-        Self::open(path.clone()).inspect_err(|_| {
-            let _ = std::fs::remove_dir(&path); // the open failed; that is the error to report
-        })
+        match open_directory(&path) {
+            Ok(directory) => Ok(Cgroup { directory, path }),
+            Err(error) => {
+                let _ = std::fs::remove_dir(&path); // the open failed; that is the error to report
+                Err(error)
+            }
+        }
     }
 
     /// Open one that exists.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let directory =
-            File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&path)?;
-        Self::check(Cgroup { directory: directory.into(), path })
+        Self::check(Cgroup { directory: open_directory(&path)?, path })
     }
 
     /// Take over a directory somebody opened.
@@ -112,9 +116,11 @@ impl Cgroup {
     pub(crate) fn kill(&self) -> io::Result<()> {
         match self.write("cgroup.kill", "1") {
             Err(error) if is_gone(&error) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                // Out of descriptors is no reason to let it live.
-                self.signal(libc::SIGKILL).map_err(|_| error)
+            // Out of descriptors is no reason to let it live.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                spare::given_up(|| self.write("cgroup.kill", "1"))
+                    .or_else(|_| self.signal(libc::SIGKILL))
+                    .map_err(|_| error)
             }
             other => other,
         }
@@ -161,9 +167,10 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// A signal for every member. One that is born while this runs gets it too, or its parent got it before.
+    /// A signal for every member. One that is born while this runs gets it too, or its parent got it before. One that may not
+    /// be signalled spares no other; the first such error is told in the end.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        let mut done = HashSet::new();
+        let (mut done, mut told) = (HashSet::new(), Ok(()));
         for _ in 0..PASSES {
             let mut opened = Vec::new();
             for pid in self.members()? {
@@ -182,13 +189,15 @@ impl Cgroup {
                 if members.contains(&pid) {
                     done.insert(pid);
                     match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
-                        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+                        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                            told = told.and(Err(error))
+                        }
                         _ => {}
                     }
                 }
             }
         }
-        Ok(())
+        told
     }
 
     /// Take a process in, with all its threads.
@@ -214,6 +223,17 @@ impl Cgroup {
     /// Whether [`Cgroup::keep`] was called.
     pub(crate) fn is_kept(&self) -> io::Result<bool> {
         Ok(File::from(self.directory.try_clone()?).metadata()?.mode() & STICKY != 0)
+    }
+
+    /// Remove the directory if that is all that is left; whether it is gone.
+    pub(crate) fn remove_empty(&self) -> bool {
+        match std::fs::remove_dir(&self.path) {
+            Ok(()) => {
+                reaper::tidy_later();
+                true
+            }
+            Err(error) => is_gone(&error),
+        }
     }
 
     /// Remove the directory and those its processes made below. `Ok(false)` if something lives in it (again).
@@ -271,6 +291,11 @@ impl Cgroup {
 }
 
 const STICKY: u32 = 0o1000;
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let mut options = File::options();
+    Ok(options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?.into())
+}
 
 /// Whether an open `cgroup.events` says that something lives. Reading also arms the next poll of that open file.
 pub(crate) fn is_populated(events: BorrowedFd<'_>) -> io::Result<bool> {

@@ -1,7 +1,9 @@
 //! Where cgroups can be made: the cgroup2 mounts of `/proc/self/mountinfo` and the own path of `/proc/self/cgroup`.
 
 use crate::mechanism::MechanismReason;
+use nix::errno::Errno;
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,38 +12,68 @@ use std::sync::OnceLock;
 const PREFIX: &str = "processkit";
 
 /// The directory of groups of this process: `<own cgroup>/processkit`. It may not exist yet. Found once per process, so
-/// that moving the process later does not lose its groups.
+/// that moving the process later does not lose its groups. A failure that may pass is no finding: it is asked again.
 pub(crate) fn base() -> Result<&'static Path, MechanismReason> {
     static BASE: OnceLock<Result<PathBuf, MechanismReason>> = OnceLock::new();
-    let found = BASE.get_or_init(|| {
-        let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        let own = std::fs::read("/proc/self/cgroup").unwrap_or_default();
-        let places = places(&parse_mountinfo(&mounts), parse_own_cgroup(&own).as_deref())?;
-        let mut reason = MechanismReason::NoCgroup2Mount;
-        for place in places {
-            match probe(&place) {
-                Ok(base) => return Ok(base),
-                Err(why) => reason = why,
-            }
-        }
-        Err(reason)
-    });
+    let found = match BASE.get() {
+        Some(found) => found,
+        None => match find() {
+            Ok(found) => BASE.get_or_init(|| found),
+            Err(passing) => return Err(passing),
+        },
+    };
     found.as_deref().map_err(Clone::clone)
 }
 
+/// What is so for good, or why it cannot be told now.
+fn find() -> Result<Result<PathBuf, MechanismReason>, MechanismReason> {
+    let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
+    let places = match places(&parse_mountinfo(&mounts), parse_own_cgroup(&own).as_deref()) {
+        Ok(places) => places,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let mut reason = MechanismReason::NoCgroup2Mount;
+    for place in places {
+        match probe(&place)? {
+            Ok(base) => return Ok(Ok(base)),
+            Err(why) => reason = why,
+        }
+    }
+    Ok(Err(reason))
+}
+
+/// Nothing where there is no such file, or none for us.
+fn read(path: &str) -> Result<Vec<u8>, MechanismReason> {
+    match std::fs::read(path) {
+        Err(error) if may_pass(&error) => Err(not_writable(path.into(), &error)),
+        other => Ok(other.unwrap_or_default()),
+    }
+}
+
+/// A lack of descriptors, of memory, of room for one more cgroup.
+fn may_pass(error: &io::Error) -> bool {
+    let lacks = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EAGAIN, Errno::ENOSPC];
+    error.raw_os_error().is_some_and(|raw| lacks.contains(&Errno::from_raw(raw)))
+}
+
+fn not_writable(path: PathBuf, error: &io::Error) -> MechanismReason {
+    MechanismReason::NotWritable { path, cause: error.to_string() }
+}
+
 /// Whether groups can be made at this place.
-fn probe(own: &Path) -> Result<PathBuf, MechanismReason> {
+fn probe(own: &Path) -> Result<Result<PathBuf, MechanismReason>, MechanismReason> {
     let base = own.join(PREFIX);
     let made = match std::fs::create_dir(&base) {
         Ok(()) => true,
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(MechanismReason::NotWritable { path: base, cause: error.to_string() }),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) if may_pass(&error) => return Err(not_writable(base, &error)),
+        Err(error) => return Ok(Err(not_writable(base, &error))),
     };
     let checked = check(&base);
     if made {
         let _ = std::fs::remove_dir(&base); // made again with the first group
     }
-    checked.map(|()| base)
+    Ok(checked.map(|()| base))
 }
 
 fn check(base: &Path) -> Result<(), MechanismReason> {

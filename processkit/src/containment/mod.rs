@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod discovery;
+mod spare;
 mod tree;
 
 pub(crate) use cgroup::{Cgroup, is_gone, is_populated};

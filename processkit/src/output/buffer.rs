@@ -93,10 +93,25 @@ impl Buffer {
             self.bytes.reserve(room);
         }
         let result = read(&mut self.bytes);
+        self.look();
+        result
+    }
+
+    /// Append what was read elsewhere; its memory is exchanged where that spares a copy.
+    pub(crate) fn give(&mut self, chunk: &mut Vec<u8>) {
+        if self.head == self.bytes.len() {
+            std::mem::swap(&mut self.bytes, chunk);
+            (self.head, self.open, self.searched) = (0, 0, 0);
+            self.look();
+        } else {
+            self.append(chunk.len(), |bytes| bytes.extend_from_slice(chunk));
+        }
+    }
+
+    fn look(&mut self) {
         if self.policy.max_lines.is_some() {
             self.split(); // now, since what is too much must go now; without a bound only when somebody asks
         }
-        result
     }
 
     /// Nothing more will come: an unterminated rest is a line.
@@ -164,16 +179,19 @@ impl Buffer {
 
     /// The next line, and no other reader gets it.
     pub(crate) fn pop(&mut self) -> Option<String> {
-        if self.whole == 0 {
-            self.split(); // only now: a reader with lines to read is not held up by those that came behind
-        }
-        if self.whole == 0 {
-            return None;
-        }
-        let length = self.first();
+        let length = if self.whole > 0 {
+            self.whole -= 1;
+            self.first()
+        } else {
+            // One more and not all: with a bound there is none, and without the others need not be counted yet.
+            let length = first_line(&self.bytes[self.open..], self.searched - self.open);
+            self.searched = length.map_or(self.bytes.len(), |length| self.open + length);
+            self.seen += usize::from(length.is_some());
+            self.open += length?;
+            length?
+        };
         let text = text(&self.bytes[self.head..self.head + length]);
         self.head += length;
-        self.whole -= 1;
         Some(text)
     }
 
@@ -281,7 +299,7 @@ mod tests {
                 let mut buffer = Buffer::new(OutputBufferPolicy::unbounded());
                 let mut popped = Vec::new();
                 for chunk in &chunks {
-                    buffer.append(chunk.len(), |bytes| bytes.extend_from_slice(chunk));
+                    buffer.give(&mut chunk.to_vec());
                     popped.extend(std::iter::from_fn(|| buffer.pop()));
                 }
                 buffer.finish();

@@ -28,7 +28,8 @@ pub(crate) fn first_line(bytes: &[u8], searched: usize) -> Option<usize> {
 pub(crate) fn text(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    String::from_utf8_lossy(line).into_owned()
+    // the lossy way looks at every byte
+    std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line).into_owned(), str::to_owned)
 }
 
 /// The lines as one text: joined by `\n`, none behind the last.

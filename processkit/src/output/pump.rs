@@ -2,6 +2,7 @@
 
 use super::buffer::{Buffer, OutputBufferPolicy};
 use crate::command::Command;
+use crate::pipes::Ours;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -53,6 +54,10 @@ struct State {
     enough: bool,
     /// Whether somebody could still write when the draining ended.
     left_open: bool,
+    /// Whether the pipe could not be read to its end.
+    lost: bool,
+    /// Whether somebody reads lines meanwhile.
+    streamed: bool,
     readers: Vec<Waker>,
 }
 
@@ -69,13 +74,15 @@ enum Source {
 
 impl Sink {
     /// For a stream of this command; without a pipe nothing comes.
-    pub(crate) fn new(command: &Command, stream: usize, pipe: Option<OwnedFd>) -> Arc<Self> {
+    pub(crate) fn new(command: &Command, stream: usize, pipe: Option<Ours>) -> Arc<Self> {
         let state = State {
             buffer: Buffer::new(command.output_buffer),
             on_line: command.on_line[stream].clone(),
-            source: pipe.map_or(Source::Ended, Source::Waiting),
+            source: pipe.map_or(Source::Ended, |ours| Source::Waiting(ours.pipe)),
             enough: false,
             left_open: false,
+            lost: false,
+            streamed: false,
             readers: Vec::new(),
         };
         Arc::new(Sink { state: Mutex::new(state), enough: Notify::new() })
@@ -135,11 +142,19 @@ impl Sink {
 
     /// Nobody is interested any more: the pipe is closed.
     pub(crate) fn stop(&self) {
-        let mut state = self.state();
-        if let Source::Draining(Some(task)) = &state.source {
+        let task = {
+            let mut state = self.state();
+            let task = match &state.source {
+                Source::Draining(task) => task.clone(),
+                Source::Waiting(_) | Source::Ended => None,
+            };
+            state.end();
+            task
+        };
+        // outside of the lock: what is dropped takes it
+        if let Some(task) = task {
             task.abort();
         }
-        state.end();
     }
 
     /// The next line; `None` when there will be none. Cancel safe.
@@ -148,8 +163,13 @@ impl Sink {
     }
 
     fn poll_line(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Option<String>> {
-        self.start();
         let mut state = self.state();
+        if matches!(state.source, Source::Waiting(_)) {
+            drop(state);
+            self.start();
+            state = self.state();
+        }
+        state.streamed = true;
         match state.buffer.pop() {
             Some(line) => Poll::Ready(Some(line)),
             None if matches!(state.source, Source::Ended) => Poll::Ready(None),
@@ -170,49 +190,23 @@ impl Sink {
     }
 
     pub(crate) fn is_truncated(&self) -> bool {
-        self.state().buffer.is_truncated()
+        let state = self.state();
+        state.lost || state.buffer.is_truncated()
     }
 
-    async fn pump(self: Arc<Self>, pipe: OwnedFd) {
+    /// Dropped before its end, even before its beginning, as by a runtime that ends, it ends the sink.
+    fn pump(self: Arc<Self>, pipe: OwnedFd) -> impl Future<Output = ()> + Send {
+        let pumping = Pumping(self);
+        async move { pumping.0.drain(pipe).await }
+    }
+
+    async fn drain(&self, pipe: OwnedFd) {
         let on_line = self.state().on_line.clone();
         let mut look = on_line.map(|callback| (callback, Buffer::new(OutputBufferPolicy::unbounded())));
-        // What cannot be read any more has ended, as far as we can tell.
-        if let Ok(receiver) = Receiver::from_owned_fd(pipe) {
-            let mut room = ROOM;
-            let mut late = 0;
-            loop {
-                let enough = self.state().enough;
-                // the runtime may not have heard yet of what the kernel has
-                let read = |bytes: &mut Vec<u8>| match enough {
-                    true => read_now(&receiver, bytes),
-                    false => receiver.try_read_buf(bytes),
-                };
-                match self.read(read, room, &mut look) {
-                    Ok(Some(0)) | Err(_) => break,
-                    Ok(Some(count)) => {
-                        if enough {
-                            late += count;
-                        }
-                        if late >= FULL_ROOM {
-                            self.state().left_open = true; // no pipe of ours held more than that when it was enough
-                            break;
-                        }
-                        if count >= ROOM && room == ROOM {
-                            room = FULL_ROOM;
-                            grow(&receiver);
-                        }
-                        tokio::task::consume_budget().await; // an eager writer must not keep the thread
-                    }
-                    Ok(None) if enough => {
-                        self.state().left_open = true;
-                        break;
-                    }
-                    Ok(None) => tokio::select! {
-                        ready = receiver.readable() => if ready.is_err() { break },
-                        () = self.enough.notified() => {}
-                    },
-                }
-            }
+        if let Err(error) = self.read_all(pipe, &mut look).await {
+            // what cannot be read any more has ended, as far as we can tell
+            event!(warn, error = error, "cannot read on what a process writes");
+            self.state().lost = true;
         }
         if let Some((callback, lines)) = &mut look {
             lines.finish();
@@ -221,38 +215,104 @@ impl Sink {
         self.state().end();
     }
 
-    /// One read that does not block: how much came, or `None` for not yet.
+    /// Until nobody can write any more, or it is enough.
+    async fn read_all(&self, pipe: OwnedFd, look: &mut Option<(LineCallback, Buffer)>) -> io::Result<()> {
+        let receiver = Receiver::from_owned_fd(pipe)?;
+        let mut room = ROOM;
+        let mut chunk = Vec::new();
+        let mut late = 0;
+        loop {
+            let enough = self.state().enough;
+            // the runtime may not have heard yet of what the kernel has
+            let read = |bytes: &mut Vec<u8>| match enough {
+                true => read_now(&receiver, bytes),
+                false => receiver.try_read_buf(bytes),
+            };
+            match self.read(read, room, &mut chunk, look)? {
+                Some(0) => return Ok(()),
+                Some(count) => {
+                    if enough {
+                        late += count;
+                    }
+                    if late >= FULL_ROOM {
+                        self.state().left_open = true; // no pipe of ours held more than that when it was enough
+                        return Ok(());
+                    }
+                    if count >= ROOM && room == ROOM {
+                        room = FULL_ROOM;
+                        grow(&receiver);
+                    }
+                    tokio::task::consume_budget().await; // an eager writer must not keep the thread
+                }
+                None if enough => {
+                    self.state().left_open = true;
+                    return Ok(());
+                }
+                None => tokio::select! {
+                    ready = receiver.readable() => ready?,
+                    () = self.enough.notified() => {}
+                },
+            }
+        }
+    }
+
+    /// One read that does not block: how much came, or `None` for not yet. Into the buffer itself, or into `chunk` while
+    /// somebody reads lines and should not wait for the kernel to copy.
     fn read(
         &self,
         receive: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>,
         room: usize,
+        chunk: &mut Vec<u8>,
         look: &mut Option<(LineCallback, Buffer)>,
     ) -> io::Result<Option<usize>> {
-        let count = {
-            let mut state = self.state();
-            let read: io::Result<usize> = state.buffer.append(room, |bytes| {
-                let before = bytes.len();
-                let count = receive(bytes)?;
-                if let Some((_, lines)) = look {
-                    lines.append(count, |own| own.extend_from_slice(&bytes[before..]));
-                }
-                Ok(count)
-            });
-            match read {
-                Ok(count) => {
-                    state.wake();
-                    count
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
+        let mut show = |bytes: &[u8]| {
+            if let Some((_, lines)) = look {
+                lines.append(bytes.len(), |own| own.extend_from_slice(bytes));
             }
         };
+        let mut state = self.state();
+        let read = if state.streamed {
+            drop(state);
+            chunk.clear();
+            chunk.reserve(room);
+            let read = receive(chunk);
+            show(chunk);
+            state = self.state();
+            state.buffer.give(chunk);
+            read
+        } else {
+            state.buffer.append(room, |bytes| {
+                let before = bytes.len();
+                let count = receive(bytes)?;
+                show(&bytes[before..]);
+                Ok(count)
+            })
+        };
+        match read {
+            Ok(_) => state.wake(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        drop(state);
         if let Some((callback, lines)) = look
             && !say(callback, lines)
         {
             *look = None;
         }
-        Ok(Some(count))
+        read.map(Some)
+    }
+}
+
+/// Somebody drains the pipe; whoever waits for the end must not wait for somebody who is gone.
+struct Pumping(Arc<Sink>);
+
+impl Drop for Pumping {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if !matches!(state.source, Source::Ended) {
+            state.lost = true;
+            state.end();
+        }
     }
 }
 
@@ -325,5 +385,22 @@ impl tokio_stream::Stream for StdoutLines {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<String>> {
         self.sink.poll_line(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Was silent: an output that cannot be read, or not to its end, was shorter and said nothing of it.
+    #[tokio::test]
+    async fn what_cannot_be_read_is_missing() {
+        let (reader, _) = std::io::pipe().expect("a pipe");
+        let file = std::fs::File::open("/dev/null").expect("opened"); // as a pipe that the runtime cannot take
+        for (pipe, is_missing) in [(OwnedFd::from(file), true), (reader.into(), false)] {
+            let sink = Sink::new(&Command::new("true"), 0, Some(Ours { pipe, file: None }));
+            sink.drained().await;
+            assert_eq!(sink.is_truncated(), is_missing, "the pipe is the control");
+        }
     }
 }

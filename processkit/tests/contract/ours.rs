@@ -2,8 +2,8 @@
 
 use crate::rig::{lives, sh, sleeper, within};
 use processkit::{
-    Adopted, CancellationToken, Command, Error, Exit, Guardian, Mechanism, MechanismReason, Outcome,
-    ProcessGroup, ProcessGroupOptions, ProcessIdentity, ProcessResult, Result, RunningProcess, Signal, Stdio,
+    Adopted, CancellationToken, Command, Error, Exit, Guardian, MechanismReason, Outcome, ProcessGroup,
+    ProcessGroupOptions, ProcessIdentity, ProcessResult, Result, RunningProcess, Signal, Stdio,
 };
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -60,12 +60,6 @@ fn names(command: &Command, group: ProcessGroup, mut process: RunningProcess, ad
     future::<()>(processkit::settled());
 }
 
-#[test]
-fn debug_keeps_values_to_itself() {
-    let text = format!("{:?}", Command::new("x").env("TOKEN", "hunter2"));
-    assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
-}
-
 #[tokio::test]
 async fn a_first_line_that_is_cancelled_is_an_error() {
     let token = CancellationToken::new();
@@ -111,14 +105,6 @@ async fn the_stubborn_are_spared_if_asked_for() {
         drop(stdin);
         assert_eq!(within(process.wait()).await.expect("an end"), Some(5));
     }
-}
-
-/// Never a silent downgrade.
-#[test]
-fn the_mechanism_has_a_reason() {
-    let group = ProcessGroup::new().expect("a group");
-    let strongest = group.mechanism_reason() == &MechanismReason::Strongest;
-    assert_eq!(strongest, group.mechanism() == Mechanism::CgroupV2);
 }
 
 /// At once, so that one that lives shortly is seen as well.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// Far more than anything here takes.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The result of a wait, or a panic.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {

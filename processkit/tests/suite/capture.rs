@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::roles;
-use processkit::{Command, OutputBufferPolicy, OverflowMode, ProcessGroup, Stdio};
+use processkit::{Command, OutputBufferPolicy, OverflowMode, ProcessGroup, Stdio, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -131,6 +131,28 @@ fn outside_of_a_runtime() {
         assert_eq!(result.stdout().len(), 1 << 20);
         assert!(within("the exit", other.exit()).await.expect("an exit").success());
     });
+
+    // Was a wait for ever: a task of a runtime that is gone reads nothing any more, and what is missing is told. The control
+    // was read to its end before.
+    for (script, is_missing) in [("echo one; exec sleep 1000", true), ("echo one", false)] {
+        let command = sh(script).stderr(Stdio::Null);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut process = runtime.block_on(async {
+            let mut process = group.start(&command).await.expect("started");
+            if !is_missing {
+                within("the exit", process.exit()).await.expect("an exit");
+                let mut lines = process.stdout_lines();
+                assert_eq!(within("a line", lines.next()).await.as_deref(), Some("one"));
+                assert_eq!(within("the end", lines.next()).await, None);
+            }
+            process
+        });
+        drop(runtime);
+        process.start_kill().expect("killed");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let result = runtime.block_on(within("the result", process.output_string())).expect("a result");
+        assert_eq!(result.truncated(), is_missing, "{script}");
+    }
 
     // and one may be waited for in one runtime after the other
     let mut sleeper = group.start_blocking(&Command::new("sleep").arg("1000")).expect("started");

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 
-/// Far more than anything here takes. Reached only if something hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Far more than anything here takes on a machine that does ten other things. Reached only if something hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The result of a wait, or a panic that says what did not happen.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
@@ -139,11 +139,18 @@ pub(crate) async fn no_more_descriptors(bound: &mut Option<usize>) {
     within("as few descriptors as before", closed).await;
 }
 
+/// Do what blocks in a thread that nobody waits for: a runtime would wait for its own, and hide the panic of a wait in vain.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || sender.send(work()).ok());
+    receiver.await.expect("no panic")
+}
+
 /// Until a file or directory is not there any more: told by the kernel, not by a clock.
 pub(crate) async fn vanished(path: &Path) {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
     let path = path.to_owned();
-    let waiting = tokio::task::spawn_blocking(move || {
+    let waiting = apart(move || {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
         let parent = path.parent().expect("a parent");
         match inotify.add_watch(parent, AddWatchFlags::IN_DELETE) {
@@ -154,18 +161,18 @@ pub(crate) async fn vanished(path: &Path) {
             inotify.read_events().expect("events");
         }
     });
-    within("the removal of a directory", waiting).await.expect("no panic");
+    within("the removal of a directory", waiting).await;
 }
 
 /// Until the process is not even a zombie any more: the kernel hangs its pidfd up (Linux 6.9).
 pub(crate) async fn reaped(pidfd: OwnedFd) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;
-    let waiting = tokio::task::spawn_blocking(move || {
+    let waiting = apart(move || {
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::empty())];
         poll(&mut fds, PollTimeout::NONE).expect("polled");
     });
-    within("a zombie to be reaped", waiting).await.expect("no panic");
+    within("a zombie to be reaped", waiting).await;
 }
 
 /// Until nothing of this process runs any more.
@@ -180,8 +187,8 @@ pub(crate) async fn ended(process: &processkit::RunningProcess) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;
     let pidfd = process.pidfd().try_clone_to_owned().expect("a copy");
-    let waiting = tokio::task::spawn_blocking(move || {
+    let waiting = apart(move || {
         poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).expect("polled");
     });
-    within("the end of a process", waiting).await.expect("no panic");
+    within("the end of a process", waiting).await;
 }

@@ -1,7 +1,7 @@
 //! Owners in processes of their own: this binary started again with a role. A role ends by being killed, or by its script.
 
 use crate::rig::within;
-use processkit::{Command, ProcessGroup, ProcessGroupOptions};
+use processkit::{Command, Mechanism, ProcessGroup, ProcessGroupOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Stdio};
 use tokio::sync::{Mutex, MutexGuard};
@@ -11,7 +11,8 @@ const NAME: &str = "PROCESSKIT_TEST_NAME";
 
 /// A command that plays a role. It speaks on standard output and waits for the end of standard input.
 pub(crate) fn play(role: &str, name: &str) -> std::process::Command {
-    let mut command = std::process::Command::new(std::env::current_exe().expect("our own path"));
+    // not by its path: it may be built again while this runs
+    let mut command = std::process::Command::new(format!("/proc/{}/exe", std::process::id()));
     command.args(["--exact", "roles::role", "--nocapture", "--quiet"]).env(ROLE, role).env(NAME, name);
     command
 }
@@ -89,12 +90,15 @@ fn role() {
         Ok("leak") => leak(false),
         Ok("leak persisted") => leak(true),
         Ok("cycles") => cycles(),
+        Ok("one group") => one_group(),
+        Ok("few descriptors") => few_descriptors(),
         Ok("settle") => settle(),
         Ok("swallow bounded") => swallow(processkit::OutputBufferPolicy::bounded(10)),
         Ok("swallow unbounded") => swallow(processkit::OutputBufferPolicy::unbounded()),
         Ok("dies") => dies(),
         Ok("dumpable") => dumpable(),
         Ok("closed") => closed(),
+        Ok("refused") => crate::privileges::refused(),
         Ok("usage") => usage(),
         Ok("guard") => crate::guardian::guard(&name),
         Ok("bare") => crate::groups::bare(&name),
@@ -166,6 +170,57 @@ fn cycles() {
         }
     });
     say("no growth");
+}
+
+/// Spawn and exit in a group that lives on.
+fn one_group() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        for options in crate::rig::mechanisms() {
+            let group = ProcessGroup::with_options(options).expect("a group");
+            let mut before = None;
+            for runs in [5, 100] {
+                for _ in 0..runs {
+                    let process = group.start(&Command::new("true")).await.expect("started");
+                    assert_eq!(process.wait().await.expect("an exit"), Some(0));
+                }
+                crate::rig::no_more_descriptors(&mut before).await;
+            }
+            group.remove().await.expect("gone");
+        }
+    });
+    say("no growth");
+}
+
+/// Kill more than there are descriptors: with a few left for the walk, and with none at all for a cgroup, whose kill once
+/// needed one, so that a drop without any left the tree alive.
+fn few_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use processkit::StreamExt;
+    const MEMBERS: usize = 40;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        for options in crate::rig::mechanisms() {
+            let group = ProcessGroup::with_options(options).expect("a group");
+            let script = format!("for i in $(seq {MEMBERS}); do sleep 1000 & echo $i; done; wait");
+            let mut tree = group.start(&crate::rig::sh(&script)).await.expect("started");
+            let all = tree.stdout_lines().take(MEMBERS).collect::<Vec<_>>();
+            assert_eq!(within("the members", all).await.len(), MEMBERS);
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+            let few = crate::rig::open_descriptors() + 8;
+            setrlimit(Resource::RLIMIT_NOFILE, few as u64, hard).expect("limited");
+            let mut held = Vec::new();
+            if group.mechanism() == Mechanism::CgroupV2 {
+                held.extend(std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()));
+                assert!(group.is_empty().is_err(), "control: no descriptor is left");
+            }
+            group.kill().expect("killed");
+            drop(held);
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
+            within("emptiness", group.wait_empty()).await.expect("empty");
+        }
+    });
+    say("killed");
 }
 
 /// Until this process has no child left, not even a zombie: wait(2) for any, without taking it from its owner.

@@ -1,7 +1,7 @@
 //! One handle: what it owns, what it knows, and what waiting means.
 
 use crate::rig::*;
-use processkit::{Command, ProcessGroup, wait_all, wait_any};
+use processkit::{Command, ProcessGroup};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,35 +62,6 @@ async fn a_kill_is_for_what_it_owns() {
         process.start_kill().expect("killed");
         assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
         assert!(lives(line.parse().expect("a pid")));
-        group.remove().await.expect("gone");
-    }
-}
-
-/// Waits for several borrow only: given up at any time, nothing is lost, and the order is the list's.
-#[tokio::test]
-async fn several_are_waited_for() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
-        let mut all = Vec::new();
-        for code in 0..10 {
-            let command = sh(&format!("read line; exit {code}")).keep_stdin_open();
-            all.push(group.start(&command).await.expect("started"));
-        }
-        let mut inputs: Vec<_> = all.iter_mut().map(|process| process.standard_input()).collect();
-        let mut handles: Vec<_> = all.iter_mut().collect();
-        for index in [3, 7] {
-            tokio::select! {
-                biased;
-                _ = wait_all(&mut handles) => panic!("too early"),
-                () = tokio::task::yield_now() => {}
-            }
-            inputs[index] = None; // the end of its input
-            let (first, code) = within("one of them", wait_any(&mut handles[index..])).await.expect("an end");
-            assert_eq!((first, code), (0, Some(index as i32)));
-        }
-        inputs.clear();
-        let codes = within("all of them", wait_all(&mut handles)).await.expect("their ends");
-        assert!(codes.into_iter().eq((0..10).map(Some)));
         group.remove().await.expect("gone");
     }
 }

@@ -65,11 +65,37 @@ async fn a_file_is_handed_over() {
     let path = within("the run", command.run()).await.expect("a success");
     assert_eq!(path, file.path().to_str().expect("text"));
 
+    // was an empty input where it is kept open
     let command = Command::new("cat").stdin(Stdin::from_file("/no/such/input"));
-    let error = within("the run", command.run()).await.expect_err("no such file");
-    let Error::Spawn { source, .. } = &error else { panic!("{error:?}") };
-    assert_eq!(source.kind(), ErrorKind::NotFound);
-    assert!(error.to_string().contains("/no/such/input"), "{error}");
+    for command in [command.clone(), command.keep_stdin_open()] {
+        let error = within("the run", command.run()).await.expect_err("no such file");
+        let Error::Spawn { source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(source.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("/no/such/input"), "{error}");
+    }
+}
+
+/// Was a thread that stood still: a FIFO is opened for reading when its writer comes. It comes when the process runs, to the
+/// same thread, and what it writes is the input; the control is a file.
+#[tokio::test]
+async fn a_fifo_waits_for_its_writer() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [fifo, file] = ["fifo", "file"].map(|name| directory.path().join(name));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    for (path, keep) in [(&fifo, false), (&fifo, true), (&file, true)] {
+        std::fs::write(&file, "written").expect("written");
+        let command = sh("echo ready >&2; cat").stdin(Stdin::from_file(path));
+        let command = if keep { command.keep_stdin_open() } else { command };
+        let process = command.start().await.expect("started");
+        if *path == fifo {
+            tokio::task::yield_now().await;
+            let options = tokio::net::unix::pipe::OpenOptions::new();
+            let mut writer = options.open_sender(&fifo).expect("somebody reads");
+            tokio::io::AsyncWriteExt::write_all(&mut writer, b"written").await.expect("written");
+        }
+        let result = within("the run", process.output_string()).await.expect("a result");
+        assert_eq!(result.into_stdout(), "written");
+    }
 }
 
 /// Both: what is given comes first, and then what is typed.
@@ -104,7 +130,16 @@ async fn writing_to_one_that_ended_says_so() {
     let mut process = sh("exit 0").keep_stdin_open().start().await.expect("started");
     let mut stdin = process.standard_input().expect("a pipe");
     within("the exit", process.exit()).await.expect("an exit");
-    let error = within("a write", stdin.write(b"x")).await.expect_err("nobody reads");
+    // a child of another test has a copy of the other end until its exec
+    let refused = async {
+        loop {
+            match stdin.write(b"x").await {
+                Err(error) => break error,
+                Ok(()) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let error = within("a refused write", refused).await;
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
 }
 

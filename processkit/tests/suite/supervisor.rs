@@ -97,30 +97,6 @@ async fn the_command_says_what_a_crash_is() {
     assert!(outcome.final_result.timed_out());
 }
 
-/// Twenty real crashes with hardly a pause trip the guard at each fourth. The control has it off.
-#[tokio::test]
-async fn a_storm_of_real_restarts_trips_the_guard() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("starts");
-    let storm = || {
-        let command = counted(&file, "exit 1");
-        Supervisor::new(command)
-            .max_restarts(20)
-            .backoff(SHORT, 1.0)
-            .failure_threshold(3.5)
-            .failure_decay(FOREVER)
-    };
-    let guarded = within("the guarded", storm().storm_pause(SHORT).run()).await.expect("an outcome");
-    assert_eq!((guarded.stopped, guarded.restarts), (StopReason::RestartsExhausted, 20));
-    assert_eq!((guarded.storm_pauses, starts(&file)), (5, 21));
-    let control = within("the control", storm().run()).await.expect("an outcome");
-    assert_eq!((control.restarts, control.storm_pauses), (20, 0));
-    let supervisor = Supervisor::new(sh("exit 0")).restart(RestartPolicy::Always).max_restarts(20);
-    let supervisor = supervisor.backoff(SHORT, 1.0).failure_threshold(0.5).storm_pause(SHORT);
-    let calm = within("the calm", supervisor.run()).await.expect("an outcome");
-    assert_eq!((calm.restarts, calm.storm_pauses), (20, 0), "only crashes count");
-}
-
 /// A token ends a run, the wait between runs, and the pause of a storm; before the first run nothing is started.
 #[tokio::test]
 async fn cancelled_wherever_it_waits() {

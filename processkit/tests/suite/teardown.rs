@@ -26,6 +26,26 @@ async fn obedience_ends_the_grace() {
     }
 }
 
+/// Was a panic: a grace, or a time between two samples, that no clock can tell the end of. It never ends.
+#[tokio::test]
+async fn a_grace_may_have_no_end() {
+    use processkit::StreamExt;
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options.shutdown_timeout(Duration::MAX)).expect("a group");
+        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let mut samples = group.sample_stats(Duration::MAX);
+        assert!(samples.next().await.is_some(), "control: the first is at once");
+        tokio::select! {
+            biased;
+            _ = samples.next() => panic!("too early"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(samples);
+        within("the shutdown", group.shutdown()).await.expect("gone");
+        assert_eq!(process.exit().await.expect("an exit").signal, Some(15), "asked, not killed");
+    }
+}
+
 /// One that does not obey is killed after the grace, with everything it started.
 #[tokio::test]
 async fn disobedience_is_killed() {
@@ -273,4 +293,16 @@ async fn a_removed_group_takes_nobody() {
     group.kill().expect("nothing to kill");
     group.wait_empty().await.expect("empty");
     group.shutdown().await.expect("gone already");
+}
+
+/// Was wrong: without a cgroup, what had more members than its owner had descriptors left was killed in part.
+#[tokio::test]
+async fn few_descriptors_are_enough_to_kill_many() {
+    let output = crate::roles::play("few descriptors", "")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("played");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("> killed"), "{text}");
 }

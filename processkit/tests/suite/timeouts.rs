@@ -1,7 +1,9 @@
 //! What ends a run from outside: a limit of time, a token.
 
 use crate::rig::*;
-use processkit::{CancellationToken, Command, Error, Outcome, ProcessGroup, ProcessGroupOptions, Signal};
+use processkit::{
+    CancellationToken, Command, Error, Outcome, ProcessGroup, ProcessGroupOptions, Signal, StreamExt as _,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -184,4 +186,47 @@ async fn limits_may_be_huge() {
     assert_eq!(within("the run", command.run()).await.expect("a success"), "x");
     let command = sh("sleep 1000").timeout(Duration::ZERO);
     assert!(within("the run", command.output_string()).await.expect("a result").timed_out());
+}
+
+/// A stream of lines, and the first line that fits, once ended only when nobody could write any more: a process that its
+/// command had left in the background held them up for as long as it lived, and no limit helped, since the command itself
+/// had ended in time. With the command, its private group ends.
+#[tokio::test]
+async fn what_is_left_in_the_background_holds_no_stream() {
+    for options in mechanisms() {
+        let command = sh("sleep 1000 & echo $!").group_options(options).timeout(FOREVER);
+        let mut process = command.start().await.expect("started");
+        let mut lines = process.stdout_lines();
+        let left = within("a line", lines.next()).await.expect("its pid");
+        assert_eq!(within("the end of the stream", lines.next()).await, None);
+        gone(left.parse().expect("a pid")).await;
+        assert!(within("its end", process.wait()).await.expect("an end").is_some());
+
+        let found = within("no line", command.first_line(|_| false)).await.expect("an answer");
+        assert_eq!(found, None);
+    }
+}
+
+/// A limit whose signal cannot be sent once gave up, and whoever waited for the process waited for ever.
+#[tokio::test]
+async fn a_signal_that_cannot_be_sent_is_followed_by_a_kill() {
+    for options in mechanisms() {
+        let command = Command::new("sleep").arg("1000").group_options(options);
+        let command = command.timeout(SHORT).timeout_grace(SHORT).timeout_signal(Signal::Other(200));
+        let process = command.start().await.expect("started");
+        assert_eq!(within("the kill", process.wait()).await.expect("an end"), None);
+        assert!(within("the kill", command.output_string()).await.expect("a result").timed_out());
+    }
+}
+
+/// A cancellation is always told as one: a probe once said that the process was not ready.
+#[tokio::test]
+async fn a_probe_that_is_cancelled_says_so() {
+    let token = CancellationToken::new();
+    let command = sh("echo begun; exec sleep 1000").cancel_on(token.clone());
+    let mut process = command.start().await.expect("started");
+    within("a line", process.wait_for_line(|line| line == "begun", FOREVER)).await.expect("the line");
+    token.cancel();
+    let error = within("the answer", process.wait_for_line(|_| false, FOREVER)).await.expect_err("no line");
+    assert!(matches!(error, Error::Cancelled { .. }), "{error}");
 }
