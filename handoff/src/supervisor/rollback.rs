@@ -71,10 +71,10 @@ impl World {
     /// Answers who asked for a handoff that has ended, or lets it wait for the end of the probation.
     pub(super) fn answer(&mut self, ended: &Ended, ask: Option<Ask>, done: Done) {
         let view = self.window.look();
-        let undone = self.waiting.take_if(|waiting| {
-            let rolled_back = ended.outcome == Outcome::RolledBack;
-            rolled_back || waiting.handoff == ended.handoff || view.probation == Some(waiting.handoff)
-        });
+        // the way back, however it ended, or the word that there is none
+        let back =
+            ask.as_ref().is_some_and(|ask| ask.way == Way::Back) || ended.outcome == Outcome::RolledBack;
+        let undone = self.waiting.take_if(|waiting| back || waiting.handoff == ended.handoff);
         if let Some(waiting) = undone {
             let report = done.report.clone();
             let _ = waiting.reply.send(Ok(Box::new(Done { report, child: None })));
