@@ -4,10 +4,11 @@ use crate::cli::says;
 use crate::rig;
 use handoff_tests::client::Client;
 use handoff_tests::load::{Load, Plan};
-use handoff_tests::rig::{Finished, PATIENCE, Rig, cgroup_of, finish, wait_gone};
+use handoff_tests::rig::{Finished, Footprint, PATIENCE, Rig, cgroup_of, finish, wait_gone};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Another build of handoffctl, as far as anybody can tell by its path.
 fn other(rig: &Rig) -> PathBuf {
@@ -45,7 +46,8 @@ fn a_supervisor_replaces_itself_without_a_failed_request() {
         assert_eq!(status["supervisor"]["pid"], supervisor, "{status}");
         assert_eq!(status["server"]["pid"], server, "adopted, not started again: {status}");
         assert_eq!(cgroup_of(supervisor), group);
-        let footprint = rig.settled_footprint();
+        // clients come and go at the server, not at the supervisor
+        let footprint = Footprint { server_fds: 0, ..rig.settled_footprint() };
         if n > 0 {
             footprint.assert_no_growth(before.as_ref().expect("the first"));
         }
@@ -99,10 +101,51 @@ fn a_program_that_cannot_take_over_is_14_and_the_old_one_goes_on() {
         says(&done, &words);
         assert_eq!(rig.status().json()["supervisor"], before, "the same as before {done:?}");
     }
+    // what the old one opened long ago the new one could not open any more
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(&rig.run_dir, mode(0o770)).expect("ours");
+    says(replace(&rig, &other(&rig)).expect_code(14), &["chmod 700", "cannot take over"]);
+    std::fs::set_permissions(&rig.run_dir, mode(0o700)).expect("ours");
+    assert_eq!(rig.status().json()["supervisor"], before, "the same as before");
     assert!(load.wait_for(20, PATIENCE), "nothing is answered any more\n{}", rig.log());
     load.finish().assert_clean();
     replace(&rig, &other(&rig)).expect_code(0);
     rig.upgrade_commits();
+}
+
+/// Around the exec it is a supervisor that dies like any other: whoever is started next adopts.
+#[test]
+fn a_supervisor_that_is_killed_while_it_replaces_itself_is_adopted_from() {
+    let mut rig = rig();
+    let server = rig.server_pid();
+    let load = Load::start(rig.addr, Plan { idle: 5, ..Plan::everything() });
+    let other = other(&rig);
+    let announced = |rig: &Rig| {
+        let log = std::fs::read_to_string(rig.log_path()).expect("a log of ours");
+        log.matches("replacing this supervisor").count()
+    };
+    for n in 1..=5 {
+        let binary = other.to_str().expect("a path of ours");
+        let mut command = rig.ctl_command("upgrade", &["--supervisor", "--binary", binary]);
+        let done = std::thread::scope(|scope| {
+            let asked = scope.spawn(move || finish(&mut command));
+            let deadline = Instant::now() + PATIENCE;
+            // written right before the exec
+            while announced(&rig) < n {
+                assert!(Instant::now() < deadline, "it is not replaced\n{}", rig.log());
+                std::thread::yield_now();
+            }
+            rig.kill_supervisor();
+            asked.join().expect("no panic")
+        });
+        // it may have been quicker than the signal
+        assert!([0, 12].contains(&done.code.unwrap_or(-1)), "{done:?}");
+        assert!(load.wait_for(20, PATIENCE), "nothing is answered any more\n{}", rig.log());
+        rig.run();
+        assert_eq!(rig.server_pid(), server, "adopted, not started again");
+    }
+    rig.upgrade_commits();
+    load.finish().assert_clean();
 }
 
 /// What it was called with means nothing to the new version: after the exec that would be its end.

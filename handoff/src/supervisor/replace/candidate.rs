@@ -4,6 +4,7 @@
 use super::carried::{FORMAT, Facts, VARIABLE};
 use crate::journal::replay;
 use crate::os::claims::Claims;
+use crate::os::files::Dir;
 use crate::supervisor::preflight::Executable;
 use crate::wire::version;
 use processkit::{Command, ProcessGroup, ProcessGroupOptions, Stdio};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
@@ -67,7 +69,15 @@ impl Ability {
 
 impl Facts {
     /// Whether this build can go on from here: everything that could fail after the exec and can be known before.
-    pub(super) fn examine(&self) -> Result<(), String> {
+    pub(super) fn examine(&self, run_dir: Option<&Path>) -> Result<(), String> {
+        let said = run_dir.map(std::fs::canonicalize).transpose().map_err(|e| format!("run dir: {e}"))?;
+        if said.is_some_and(|said| said != self.run) {
+            return Err(format!("its arguments name another run dir than {}", self.run.display()));
+        }
+        // its rights may have changed since the old program opened it
+        Dir::open_private(&self.run).and_then(|run| run.sub_private("ctl")).map_err(|e| e.to_string())?;
+        let writable = std::fs::File::options().append(true).open(&self.journal);
+        writable.map_err(|e| format!("{}: {e}", self.journal.display()))?;
         let bytes = std::fs::read(&self.journal).map_err(|e| format!("{}: {e}", self.journal.display()))?;
         replay(&bytes).map_err(|e| format!("{}: {e}", self.journal.display()))?;
         Claims::observe(&self.claims).and_then(|claims| claims.highest()).map_err(|e| e.to_string())?;
@@ -162,18 +172,26 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_a_reason() {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let private = std::os::unix::fs::PermissionsExt::from_mode;
+        std::fs::set_permissions(dir.path(), private(0o700)).expect("ours");
         let mut facts = facts();
-        assert!(facts.examine().expect_err("no journal").contains("/nonexistent/journal"));
+        facts.run = dir.path().canonicalize().expect("a directory of ours");
+        let said = |facts: &Facts| facts.examine(Some(dir.path())).expect_err("does not fit");
+        assert!(said(&facts).contains("/nonexistent/journal"));
         facts.journal = dir.path().join("journal");
         std::fs::write(&facts.journal, b"something else").expect("written");
-        assert!(facts.examine().expect_err("foreign").contains("not a journal"));
+        assert!(said(&facts).contains("not a journal"));
         std::fs::write(&facts.journal, b"").expect("written");
-        assert!(facts.examine().expect_err("no claims").contains("/nonexistent"));
+        assert!(said(&facts).contains("/nonexistent"));
         facts.claims = dir.path().to_owned();
-        facts.examine().expect("fits");
+        facts.examine(Some(dir.path())).expect("fits");
+        assert!(facts.examine(Some(Path::new("/"))).expect_err("elsewhere").contains("another run dir"));
+        std::fs::set_permissions(dir.path(), private(0o770)).expect("ours");
+        assert!(said(&facts).contains("chmod 700"));
+        std::fs::set_permissions(dir.path(), private(0o700)).expect("ours");
         facts.spoken[0].min = version::MAX + 1;
         facts.spoken[0].max = version::MAX + 2;
-        assert!(facts.examine().expect_err("too new").contains("wire version"));
+        assert!(said(&facts).contains("wire version"));
     }
 
     async fn refused(program: &str) -> String {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Names the descriptor of the file in the environment of the new program.
@@ -27,6 +27,8 @@ const LIMIT: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Facts {
     pub(super) format: u32,
+    /// The run directory.
+    pub(super) run: PathBuf,
     /// The journal that has to be read.
     pub(super) journal: PathBuf,
     /// The directory of the claims.
@@ -142,14 +144,14 @@ impl Carried {
         }))
     }
 
-    /// Says whether this program could take over from the one that started it, which passed on what it would carry
-    /// over. Changes nothing.
+    /// Says whether this program, called with this run directory, could take over from the one that started it, which
+    /// passed on what it would carry over. Changes nothing.
     #[must_use]
-    pub fn check(program: &str) -> Ability {
+    pub fn check(program: &str, run_dir: Option<&Path>) -> Ability {
         let facts = number().and_then(|number| {
             Facts::read(number.ok_or_else(|| format!("{VARIABLE} is not set: only a supervisor asks this"))?)
         });
-        Ability::of(program, facts.and_then(|facts| facts.examine()))
+        Ability::of(program, facts.and_then(|facts| facts.examine(run_dir)))
     }
 
     /// Children of this process that nobody else watches.
@@ -176,6 +178,7 @@ pub(super) mod tests {
     pub(in super::super) fn facts() -> Facts {
         Facts {
             format: FORMAT,
+            run: "/nonexistent".into(),
             journal: "/nonexistent/journal".into(),
             claims: "/nonexistent".into(),
             spoken: vec![spoken(InstanceId(1), 1, 1)],

@@ -139,6 +139,7 @@ impl World {
         let hellos = self.everybody().filter_map(|instance| instance.hello.as_ref());
         Facts {
             format: FORMAT,
+            run: self.site.run.path().to_owned(),
             journal: self.site.journal.clone(),
             claims: self.site.claims.dir().path().to_owned(),
             spoken: hellos.map(|h| carried::spoken(h.instance, h.wire_min, h.wire_max)).collect(),
