@@ -3,9 +3,11 @@
 
 use handoff::os::listeners::connect_unix;
 use handoff::wire::{Decoded, Decoder, Hello, Message};
+use std::ffi::OsStr;
 use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// An instance that runs says Hello at once; one on a machine with much to do, within this.
@@ -20,6 +22,16 @@ pub(crate) struct Probed {
     pub(crate) instance: String,
     /// Its Hello; `None`: somebody holds the socket and says nothing.
     pub(crate) hello: Option<Box<Hello>>,
+}
+
+impl Probed {
+    /// The data directory it was given at its birth, as far as this user may look.
+    pub(crate) fn data_dir(&self) -> Option<PathBuf> {
+        let environ = std::fs::read(format!("/proc/{}/environ", self.hello.as_ref()?.pid)).ok()?;
+        let found =
+            environ.split(|b| *b == 0).find_map(|variable| variable.strip_prefix(b"HANDOFF_DATA_DIR="))?;
+        Some(OsStr::from_bytes(found).into())
+    }
 }
 
 /// Asks everybody, all at the same time. Sockets of the dead are left out.

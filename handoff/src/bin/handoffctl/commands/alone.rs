@@ -1,9 +1,9 @@
 //! `upgrade --no-supervisor`: this program supervises for the time of the upgrade, and leaves.
 
 use crate::args::Upgrade;
-use crate::disk;
 use crate::exit::Exit;
 use crate::output::{Progress, no_report};
+use crate::{disk, probe};
 use handoff::error::Error;
 use handoff::machine::Outcome;
 use handoff::supervisor::report::{HandoffReport, InstanceReport};
@@ -11,7 +11,7 @@ use handoff::supervisor::{HandoffOutcome, SpawnSpec, Supervisor};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tracing_subscriber::EnvFilter;
@@ -51,7 +51,7 @@ async fn supervise(args: &Upgrade, binary: Option<PathBuf>) -> Result<HandoffRep
     let mut supervisor = Supervisor::new(&args.run_dir)
         .with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION"), ", for one upgrade"))
         .as_guest();
-    if let Ok(data) = std::fs::canonicalize(disk::data_link(&args.run_dir)) {
+    if let Some(data) = data_dir(&args.run_dir) {
         supervisor = supervisor.with_data_dir(data);
     }
     supervisor.resume_from_journal().await?;
@@ -90,6 +90,12 @@ async fn hand_over(supervisor: &Supervisor, new: SpawnSpec) -> Result<HandoffOut
             },
         }
     }
+}
+
+/// A wrong answer would mean claims at another place: who serves knows best, the supervisor's note is second.
+fn data_dir(run_dir: &Path) -> Option<PathBuf> {
+    let said = probe::everybody(run_dir).iter().find_map(probe::Probed::data_dir);
+    said.or_else(|| std::fs::canonicalize(disk::data_link(run_dir)).ok())
 }
 
 /// What the running server was started with, by its own process: nobody else is left to ask.
