@@ -62,6 +62,7 @@ pub struct Load {
 #[derive(Debug, Default)]
 struct Shared {
     answered: AtomicU64,
+    refused: AtomicU64,
     changed: Condvar,
     lock: Mutex<()>,
 }
@@ -70,6 +71,27 @@ impl Shared {
     fn answered(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_all();
+    }
+
+    fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the count is at least this; false at the deadline.
+    fn wait(&self, count: &AtomicU64, goal: u64, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while count.load(Ordering::Relaxed) < goal {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // the count is not under the lock: a lost wake-up is made good by the next one, or by the deadline
+            let (again, _) = self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner);
+            guard = again;
+        }
+        true
     }
 }
 
@@ -156,20 +178,13 @@ impl Load {
     /// Waits until this many more requests were answered; false when that takes longer than `patience`.
     #[must_use]
     pub fn wait_for(&self, more: u64, patience: Duration) -> bool {
-        let goal = self.answered() + more;
-        let deadline = Instant::now() + patience;
-        let mut guard = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        while self.answered() < goal {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            // the count is not under the lock: a lost wake-up is made good by the next answer
-            let (again, _) =
-                self.shared.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner);
-            guard = again;
-        }
-        true
+        self.shared.wait(&self.shared.answered, self.answered() + more, patience)
+    }
+
+    /// Waits until somebody was refused a connection since the start; false when that takes longer than `patience`.
+    #[must_use]
+    pub fn wait_for_refusal(&self, patience: Duration) -> bool {
+        self.shared.wait(&self.shared.refused, 1, patience)
     }
 
     /// Sends half commands and requests whose replies stay unread. Do this before an upgrade.

@@ -39,12 +39,19 @@ impl Own {
                 Some(client)
             }
             Err(fault) => {
-                self.tally.fault(who, &fault);
-                // nobody listens: asking again at once would only heat the machine
-                self.pace(Duration::from_millis(20));
+                self.not_connected(who, &fault);
                 None
             }
         }
+    }
+
+    pub(super) fn not_connected(&mut self, who: &str, fault: &Fault) {
+        self.tally.fault(who, fault);
+        if matches!(fault, Fault::Refused) {
+            self.shared.refused();
+        }
+        // nobody listens: asking again at once would only heat the machine
+        self.pace(Duration::from_millis(20));
     }
 
     pub(super) fn answer(&mut self, took: Duration) {

@@ -2,7 +2,7 @@
 
 use super::own::{Own, PACE, expect, int};
 use crate::client::{Client, Fault};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(super) fn busy(own: &mut Own, n: usize) {
     let who = format!("busy {n}");
@@ -102,8 +102,7 @@ fn library_connect(own: &mut Own, who: &str) -> Option<redis::Connection> {
             Some(connection)
         }
         Err(e) => {
-            own.tally.fault(who, &library_fault(&e));
-            own.pace(Duration::from_millis(20));
+            own.not_connected(who, &library_fault(&e));
             None
         }
     }
