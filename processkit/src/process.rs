@@ -6,6 +6,7 @@ use crate::identity::{ProcessIdentity, Stat, boot_id};
 use crate::signal::Signal;
 use crate::sys::{self, Waited};
 use crate::watch;
+use nix::sys::resource::{UsageWho, getrusage};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -54,16 +55,8 @@ struct End {
 impl Child {
     /// Right after the spawn, so that what was resident then is still known.
     pub(crate) fn new(pidfd: OwnedFd, pid: u32, born: Born, script: Option<Arc<OwnedFd>>) -> Self {
-        let inherited_rss_bytes = sys::own_usage().max_rss_bytes.unwrap_or(0);
-        Child {
-            pidfd,
-            pid,
-            start: OnceLock::new(),
-            born,
-            end: Mutex::new(None),
-            inherited_rss_bytes,
-            _script: script,
-        }
+        let (start, end) = (OnceLock::new(), Mutex::new(None));
+        Child { pidfd, pid, start, born, end, inherited_rss_bytes: own_peak(), _script: script }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -124,6 +117,23 @@ impl Child {
         }
         Ok(end.map(|end| end.exit))
     }
+}
+
+/// The most that a living process had resident at once.
+pub(crate) fn peak_of(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+/// [`peak_of`] this process, mostly for less: getrusage(2) counts as ours what our own parent had resident at our exec, but
+/// what it tells beyond that is ours.
+fn own_peak() -> u64 {
+    static FOREIGN: OnceLock<u64> = OnceLock::new();
+    let told = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024);
+    let peak = || peak_of(std::process::id()).unwrap_or(told);
+    let foreign = FOREIGN.get_or_init(|| if peak() < told { told } else { 0 });
+    if told > *foreign { told } else { peak() }
 }
 
 /// A signal through a pidfd; one that is gone needs none.

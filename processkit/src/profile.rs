@@ -1,9 +1,10 @@
 //! What a process uses, while it runs and in all.
 
 use crate::error::Result;
+use crate::process::peak_of;
 use crate::run::Run;
 use crate::running::RunningProcess;
-use crate::stats::{peak_of, ticks_of, time};
+use crate::stats::{ticks_of, time};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ use crate::containment::{Cgroup, Tree};
 use crate::containment::{Containment, is_gone};
 use crate::error::Result;
 use crate::group::ProcessGroup;
+use crate::process::peak_of;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -154,12 +155,6 @@ pub(crate) fn ticks_of(pid: u32) -> Option<u64> {
     let name_end = stat.iter().rposition(|b| *b == b')')?; // the name may hold anything
     let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
     rest.split_ascii_whitespace().skip(11).take(4).map(|field| field.parse::<u64>().ok()).sum()
-}
-
-pub(crate) fn peak_of(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

@@ -110,16 +110,6 @@ fn from_rusage(usage: &libc::rusage) -> Usage {
     }
 }
 
-/// What this process used so far.
-pub(crate) fn own_usage() -> Usage {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: `usage` is writable; zeros are a valid rusage, should the call fail.
-    from_rusage(&unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    })
-}
-
 /// The status the kernel keeps in the pidfd once the process is reaped, by whomever (Linux 6.15).
 pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<Exit> {
     /// `struct pidfd_info` of include/uapi/linux/pidfd.h, first version (64 bytes).
