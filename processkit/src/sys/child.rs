@@ -125,12 +125,7 @@ unsafe fn child(record: *mut Child) -> Result<Infallible, Stage> {
         }
 
         place_descriptors(record)?;
-        drop_privileges(record, privileges)?;
-        // As the new user: nobody starts where they may not enter.
-        if !(*record).directory.is_null() && libc::syscall(libc::SYS_chdir, (*record).directory) < 0 {
-            return Err(Stage::Directory);
-        }
-        // The rest stays open until exec, not beyond: `file` is among it.
+        // The rest stays open until exec, not beyond: `file` is among it. Under the limit it was opened under, not a new one.
         let mut index = 0;
         while index < (*record).gaps_len {
             let (first, last) = *(*record).gaps.add(index);
@@ -138,6 +133,11 @@ unsafe fn child(record: *mut Child) -> Result<Infallible, Stage> {
                 close_on_exec(first, last);
             }
             index += 1;
+        }
+        drop_privileges(record, privileges)?;
+        // As the new user: nobody starts where they may not enter.
+        if !(*record).directory.is_null() && libc::syscall(libc::SYS_chdir, (*record).directory) < 0 {
+            return Err(Stage::Directory);
         }
 
         if !(*record).pid_digits.is_null() {
