@@ -1,11 +1,10 @@
-//! The two calls that need assembly: one returns on another stack, the other must not touch errno.
+//! The two calls that need assembly: one returns on another stack, the other must not touch errno. Where there is none,
+//! clone(2) and vfork do.
 
 use std::ffi::{c_int, c_long, c_void};
-use std::ptr;
 use std::sync::atomic::AtomicU32;
 
 /// `struct clone_args` of include/uapi/linux/sched.h, third version (88 bytes).
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[repr(C, align(8))]
 pub(super) struct CloneArgs {
     pub(super) flags: u64,
@@ -25,7 +24,6 @@ pub(super) struct CloneArgs {
 ///
 /// # Safety
 /// `args` must ask for CLONE_VM and a stack whose end is aligned to 16; `entry` must not return.
-#[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn clone3_raw(
     args: *const CloneArgs,
     entry: unsafe extern "C" fn(*mut c_void) -> !,
@@ -34,6 +32,7 @@ pub(super) unsafe fn clone3_raw(
     let result: c_long;
     // SAFETY: syscall clobbers rcx and r11 only. In the child rax is 0 and rsp the end of the new stack; it leaves through
     // `entry` and never reaches the code after label 2. Memory is shared, hence no `nomem`.
+    #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -53,22 +52,8 @@ pub(super) unsafe fn clone3_raw(
             lateout("r11") _,
         );
     }
-    result
-}
-
-/// clone3(2) whose child calls `entry(data)` on the new stack. Returns the pid, or minus errno.
-///
-/// # Safety
-/// `args` must ask for CLONE_VM and a stack whose end is aligned to 16; `entry` must not return.
-#[cfg(target_arch = "aarch64")]
-pub(super) unsafe fn clone3_raw(
-    args: *const CloneArgs,
-    entry: unsafe extern "C" fn(*mut c_void) -> !,
-    data: *mut c_void,
-) -> c_long {
-    let result: c_long;
-    // SAFETY: svc clobbers x0 only. In the child x0 is 0 and sp the end of the new stack; it leaves through `entry` and
-    // never reaches the code after label 2. Memory is shared, hence no `nomem`.
+    // SAFETY: as above: svc clobbers x0 only, which is 0 in the child.
+    #[cfg(target_arch = "aarch64")]
     unsafe {
         std::arch::asm!(
             "svc #0",
@@ -85,6 +70,11 @@ pub(super) unsafe fn clone3_raw(
             in("x10") data,
         );
     }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = (args, entry, data);
+        result = -c_long::from(libc::ENOSYS);
+    }
     result
 }
 
@@ -97,10 +87,10 @@ pub(super) const WAIT: c_int = if cfg!(any(target_arch = "x86_64", target_arch =
 
 /// FUTEX_WAIT while the word is 1, by hand: the child uses this thread's errno meanwhile. Not private, as the kernel wakes.
 /// Returns minus errno.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) -> c_long {
     let result: c_long;
     // SAFETY: both outlive the call; syscall clobbers rcx and r11 only.
+    #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -108,20 +98,14 @@ pub(super) fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) ->
             in("rdi") running.as_ptr(),
             in("rsi") libc::FUTEX_WAIT as c_long,
             in("rdx") 1u64,
-            in("r10") ptr::from_ref(limit),
+            in("r10") std::ptr::from_ref(limit),
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
         );
     }
-    result
-}
-
-/// As above.
-#[cfg(target_arch = "aarch64")]
-pub(super) fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) -> c_long {
-    let result: c_long;
     // SAFETY: both outlive the call; svc clobbers x0 only.
+    #[cfg(target_arch = "aarch64")]
     unsafe {
         std::arch::asm!(
             "svc #0",
@@ -129,16 +113,14 @@ pub(super) fn wait_while_running(running: &AtomicU32, limit: &libc::timespec) ->
             inlateout("x0") running.as_ptr() => result,
             in("x1") libc::FUTEX_WAIT as c_long,
             in("x2") 1u64,
-            in("x3") ptr::from_ref(limit),
+            in("x3") std::ptr::from_ref(limit),
             options(nostack),
         );
     }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = (running, limit); // nobody calls this: vfork waits
+        result = 0;
+    }
     result
-}
-
-/// Vfork has waited.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(super) fn wait_while_running(running: &AtomicU32, _: &libc::timespec) -> c_long {
-    running.store(0, Ordering::Release);
-    0
 }

@@ -320,7 +320,6 @@ fn gaps(targets: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
     gaps
 }
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn clone3(
     child: &mut Child,
     stack: &Stack,
@@ -355,11 +354,6 @@ fn clone3(
     let spawned = Spawned { pid: result as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
     until_executed(child, &spawned, cgroup);
     Ok(spawned)
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn clone3(_: &mut Child, _: &Stack, _: Option<BorrowedFd<'_>>, _: c_int) -> Result<Spawned, c_int> {
-    Err(libc::ENOSYS) // no assembly for this architecture; clone(2) does it
 }
 
 /// The older way: clone(2), and the child writes itself into `cgroup.procs` before anything else.
