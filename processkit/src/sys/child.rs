@@ -39,7 +39,7 @@ pub(super) struct Child {
     pub(super) running: AtomicU32,
     /// Set by the parent when it gave up on a child that cannot get to its program, and why.
     pub(super) halted: Option<Stage>,
-    pub(super) stage: u32,
+    pub(super) failed: Option<Stage>,
     pub(super) errno: c_int,
     /// What of many it was that failed: a target, or a resource.
     pub(super) detail: c_int,
@@ -65,7 +65,7 @@ pub(super) unsafe extern "C" fn child_entry(data: *mut c_void) -> ! {
         ptr::write_volatile(&raw mut (*record).started, true);
         let Err(stage) = child(record);
         ptr::write_volatile(&raw mut (*record).errno, *libc::__errno_location());
-        ptr::write_volatile(&raw mut (*record).stage, stage as u32);
+        ptr::write_volatile(&raw mut (*record).failed, Some(stage));
         loop {
             libc::syscall(libc::SYS_exit_group, 127);
         }

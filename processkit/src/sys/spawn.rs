@@ -1,8 +1,10 @@
-//! A child in the manner of vfork: shared memory, a stack of its own, in its cgroup and with a pidfd from the first instruction.
+//! A child in the manner of vfork: shared memory, a stack of its own, in its cgroup and with a pidfd from the first
+//! instruction.
 //!
 //! The child runs [`child`] while this thread waits for it. CLONE_VFORK would wait as well, but for ever if the child's cgroup
 //! is frozen; so the kernel tells by CLONE_CHILD_CLEARTID, at the same moment (execve or the end), and the wait can look up.
-//! The child makes raw syscalls only: no allocation, no lock, nothing that could unwind. Since memory is shared, an error is a store into [`Child`], never a byte in a pipe.
+//! The child makes raw syscalls only: no allocation, no lock, nothing that could unwind. Since memory is shared, an error is a
+//! store into [`Child`], never a byte in a pipe.
 
 use super::blocked_signals::BlockedSignals;
 use super::check;
@@ -64,10 +66,9 @@ pub(crate) struct Spawned {
 
 /// How far a failed spawn came, and which step it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub(crate) enum Stage {
     /// The process could not be made.
-    Clone = 1,
+    Clone,
     /// It could not join its cgroup.
     Join,
     /// Its OOM score could not be set.
@@ -96,30 +97,6 @@ pub(crate) enum Stage {
     Frozen,
     /// Somebody stopped it before it came to its program.
     Stopped,
-}
-
-impl Stage {
-    fn from_code(code: u32) -> Stage {
-        use Stage::{
-            Clone, Descriptors, Directory, Exec, Gid, Groups, Join, Limits, NoNewPrivileges, OomScore,
-            ParentDeath, Session, Uid,
-        };
-        let all = [
-            Join,
-            OomScore,
-            Session,
-            Descriptors,
-            Limits,
-            Groups,
-            Gid,
-            Uid,
-            Directory,
-            ParentDeath,
-            NoNewPrivileges,
-            Exec,
-        ];
-        all.into_iter().find(|stage| *stage as u32 == code).unwrap_or(Clone)
-    }
 }
 
 #[derive(Debug)]
@@ -192,7 +169,7 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
         started: false,
         running: AtomicU32::new(0),
         halted: None,
-        stage: 0,
+        failed: None,
         errno: 0,
         detail: -1,
     };
@@ -217,9 +194,10 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
             && !was_started(&child)
             && child.halted.is_none()
         {
-            // Killed before its first instruction. Linux since 6.14 (and stable ones with that change) does this to every child cloned into a cgroup whose
-            // `cgroup.kill` was used (more often than our own cgroup's): cgroup_css_set_fork() looks at the kill sequence of
-            // the caller's cgroup, cgroup_post_fork() compares it with the target's. Joining by hand has no such check.
+            // Killed before its first instruction. Linux since 6.14 (and stable ones with that change) does this to every
+            // child cloned into a cgroup whose `cgroup.kill` was used (more often than our own cgroup's):
+            // cgroup_css_set_fork() looks at the kill sequence of the caller's cgroup, cgroup_post_fork() compares it with
+            // the target's. Joining by hand has no such check.
             let _ = super::wait_pidfd(spawned.pidfd.as_fd(), true); // no zombie stays; the status says nothing
             born = Err(libc::ENOSYS);
         }
@@ -244,17 +222,14 @@ pub(crate) fn spawn(mut request: Spawn<'_>) -> Result<Spawned, SpawnFailure> {
     }
     let child = &raw const child;
     // SAFETY: plain reads; the child wrote before this thread was resumed.
-    let (code, errno, detail) = unsafe {
+    let (failed, errno, detail) = unsafe {
         (
-            ptr::read_volatile(&raw const (*child).stage),
+            ptr::read_volatile(&raw const (*child).failed),
             ptr::read_volatile(&raw const (*child).errno),
             ptr::read_volatile(&raw const (*child).detail),
         )
     };
-    if code == 0 {
-        return Ok(spawned);
-    }
-    let stage = Stage::from_code(code);
+    let Some(stage) = failed else { return Ok(spawned) };
     // It is ending or has ended: this wait is short, and leaves no zombie.
     super::wait_pidfd(spawned.pidfd.as_fd(), true).map_err(SpawnFailure::of(stage))?;
     Err(SpawnFailure { stage, source: io::Error::from_raw_os_error(errno), detail })
