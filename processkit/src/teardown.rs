@@ -70,9 +70,10 @@ impl ProcessGroup {
     /// does.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// If the kernel refuses. That somebody may not be asked to end is told when the rest is done: it is killed all the same.
     pub async fn shutdown(mut self) -> Result<()> {
         let mut ladder = Ladder::new(self.options.escalate_to_kill);
+        let mut asked = Ok(());
         let mut event = Event::Begin;
         let mut grace_over = None;
         loop {
@@ -80,7 +81,7 @@ impl ProcessGroup {
             (ladder, orders) = ladder.step(event);
             for order in orders {
                 match order {
-                    Order::Terminate => self.terminate_all()?,
+                    Order::Terminate => asked = self.terminate_all(),
                     Order::ArmGrace => {
                         // `None`: later than any clock can tell, so never
                         grace_over = Instant::now().checked_add(self.options.shutdown_timeout);
@@ -105,10 +106,10 @@ impl ProcessGroup {
                     },
                 },
                 Ladder::Killing => self.wait_empty().await.map(|()| Event::Empty)?,
-                Ladder::Gone { .. } => return self.clear_away().await,
+                Ladder::Gone { .. } => return self.clear_away().await.and(asked),
                 Ladder::Spared => {
                     self.persist();
-                    return Ok(());
+                    return asked;
                 }
             };
         }

@@ -2,11 +2,15 @@
 
 use crate::rig::*;
 use crate::roles;
-use processkit::{Command, Error, ProcessGroup, Resource};
+use processkit::{Command, Error, ProcessGroup, ProcessGroupOptions, Resource};
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
+use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 /// Nobody in particular.
 const UID: u32 = 54_321;
@@ -93,31 +97,54 @@ async fn one_that_may_not_be_signalled_spares_nobody() {
 }
 
 /// The role: not root for the time of a signal. Others are born before and after the one that is somebody else's.
+///
+/// A shutdown stopped there once, and what did not obey lived on: it is the third act.
 pub(crate) fn refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let root = |root: bool| {
+        nix::unistd::seteuid(if root { 0 } else { UID }.into()).expect("root, or not");
+        nix::sys::prctl::set_dumpable(true).expect("our own /proc/self as before");
+    };
+    let acts = |options: ProcessGroupOptions| ["TERM", "KILL", "shutdown"].map(|act| (options.clone(), act));
     runtime.block_on(async {
-        for (options, kill) in mechanisms().into_iter().flat_map(|o| [(o.clone(), false), (o, true)]) {
+        for (options, act) in mechanisms().into_iter().flat_map(acts) {
+            let options = options.shutdown_timeout(Duration::from_millis(20));
             let group = ProcessGroup::with_options(options).expect("a group");
-            if kill && group.location().is_some() {
+            if act == "KILL" && group.location().is_some() {
                 continue; // the kernel asks nobody there
             }
             let mut members = Vec::new();
             for uid in [UID, UID + 1, UID] {
                 members.push(group.start(&roles::quiet_sleep().uid(uid)).await.expect("started"));
             }
-            nix::unistd::seteuid(UID.into()).expect("not root");
-            nix::sys::prctl::set_dumpable(true).expect("our own /proc/self as before");
-            let sent = if kill { group.kill() } else { group.terminate_all() };
-            nix::unistd::seteuid(0.into()).expect("root again");
-            nix::sys::prctl::set_dumpable(true).expect("as before");
+            root(false);
+            let sent = match act {
+                "TERM" | "KILL" => {
+                    let sent = if act == "KILL" { group.kill() } else { group.terminate_all() };
+                    root(true);
+                    for member in [0, 2] {
+                        within("the exit", members[member].exit()).await.expect("an exit");
+                    }
+                    assert_eq!(members[1].try_exit().expect("an answer"), None, "control");
+                    within("the end", group.remove()).await.expect("gone");
+                    sent
+                }
+                _ => {
+                    tokio::time::pause(); // the grace, until we are root again
+                    let mut shutdown = pin!(group.shutdown());
+                    poll_fn(|context| Poll::Ready(assert!(shutdown.as_mut().poll(context).is_pending())))
+                        .await;
+                    tokio::time::resume();
+                    root(true);
+                    within("the end", shutdown).await
+                }
+            };
             assert!(sent.expect_err("not one of ours").is_permission_denied());
-            let signal = if kill { 9 } else { 15 };
-            for member in [0, 2] {
-                let exit = within("the exit", members[member].exit()).await.expect("an exit");
-                assert_eq!(exit.signal, Some(signal), "member {member}");
+            let signal = if act == "KILL" { 9 } else { 15 };
+            for (member, signal) in members.iter_mut().zip([signal, 9, signal]) {
+                let exit = within("the exit", member.exit()).await.expect("an exit");
+                assert_eq!(exit.signal, Some(signal), "{act}");
             }
-            assert_eq!(members[1].try_exit().expect("an answer"), None, "control");
-            within("the end", group.remove()).await.expect("gone");
         }
     });
     roles::say("nobody spared");
