@@ -1,6 +1,7 @@
 //! One cgroup v2 directory (Documentation/admin-guide/cgroup-v2.rst).
 
 use super::spare;
+use super::tree::unless_short;
 use crate::reaper;
 use crate::sys;
 use nix::fcntl::{OFlag, openat};
@@ -16,6 +17,9 @@ use std::path::{Path, PathBuf};
 
 /// How often the members are read again for ones that were born meanwhile.
 const PASSES: usize = 64;
+
+/// So many members are held at once: whoever has few descriptors left can signal many.
+const BATCH: usize = 32;
 
 /// How often a group's directory is tried again because the one above was removed under it.
 const CREATION_TRIES: usize = 100;
@@ -172,21 +176,17 @@ impl Cgroup {
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         let (mut done, mut told) = (HashSet::new(), Ok(()));
         for _ in 0..PASSES {
-            let mut opened = Vec::new();
-            for pid in self.members()? {
-                if !done.contains(&pid)
-                    && let Ok(pidfd) = sys::pidfd_open(pid)
-                {
-                    opened.push((pid, pidfd));
-                }
-            }
-            if opened.is_empty() {
+            let fresh: Vec<u32> = self.members()?.into_iter().filter(|pid| !done.contains(pid)).collect();
+            if fresh.is_empty() {
                 break;
             }
-            // Still listed after it was opened: the descriptor is the member, not somebody who got its number.
-            let members: HashSet<u32> = self.members()?.into_iter().collect();
-            for (pid, pidfd) in opened {
-                if members.contains(&pid) {
+            for batch in fresh.chunks(BATCH) {
+                let open =
+                    |pid: &u32| Some(unless_short(sys::pidfd_open(*pid)).transpose()?.map(|fd| (*pid, fd)));
+                let opened = batch.iter().filter_map(open).collect::<io::Result<Vec<_>>>()?;
+                // Still listed after it was opened: the descriptor is the member, not somebody who got its number.
+                let members: HashSet<u32> = self.members()?.into_iter().collect();
+                for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| members.contains(pid)) {
                     done.insert(pid);
                     match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
                         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {

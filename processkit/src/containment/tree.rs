@@ -337,7 +337,7 @@ impl Tree {
 
 /// What could be had of a process; `None` if it is gone or not ours to look at. That there was no descriptor or memory left
 /// to look with is an error: who was not looked at is not gone.
-fn unless_short<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn unless_short<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
     match looked {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_short(&error) => Err(error),

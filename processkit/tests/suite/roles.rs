@@ -192,35 +192,37 @@ fn one_group() {
     say("no growth");
 }
 
-/// Kill more than there are descriptors: with a few left for the walk, and with none at all for a cgroup, whose kill once
-/// needed one, so that a drop without any left the tree alive.
+/// Signal more than there are descriptors, which a cgroup once could not. And kill them, with a few left for the walk, and with
+/// none at all for a cgroup, whose kill once needed one, so that a drop without any left the tree alive.
 fn few_descriptors() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use processkit::StreamExt;
-    const MEMBERS: usize = 40;
+    const MEMBERS: usize = 60;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        for options in crate::rig::mechanisms() {
+        let acts = |options: ProcessGroupOptions| [(options.clone(), false), (options, true)];
+        for (options, kill) in crate::rig::mechanisms().into_iter().flat_map(acts) {
             let group = ProcessGroup::with_options(options).expect("a group");
             let script = format!("for i in $(seq {MEMBERS}); do sleep 1000 & echo $i; done; wait");
             let mut tree = group.start(&crate::rig::sh(&script)).await.expect("started");
             let all = tree.stdout_lines().take(MEMBERS).collect::<Vec<_>>();
             assert_eq!(within("the members", all).await.len(), MEMBERS);
             let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-            let few = crate::rig::open_descriptors() + 8;
+            let few = crate::rig::open_descriptors() + if kill { 8 } else { 40 };
             setrlimit(Resource::RLIMIT_NOFILE, few as u64, hard).expect("limited");
             let mut held = Vec::new();
-            if group.mechanism() == Mechanism::CgroupV2 {
+            if kill && group.mechanism() == Mechanism::CgroupV2 {
                 held.extend(std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()));
                 assert!(group.is_empty().is_err(), "control: no descriptor is left");
             }
-            group.kill().expect("killed");
+            let sent = if kill { group.kill() } else { group.terminate_all() };
+            sent.expect("sent");
             drop(held);
             setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
             within("emptiness", group.wait_empty()).await.expect("empty");
         }
     });
-    say("killed");
+    say("ended");
 }
 
 /// Until this process has no child left, not even a zombie: wait(2) for any, without taking it from its owner.
