@@ -6,7 +6,6 @@ use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -229,7 +228,7 @@ impl Feed {
         }
         match std::mem::replace(&mut self.state, FeedState::Over) {
             FeedState::Over | FeedState::Closing(_) => None,
-            FeedState::Waiting(_, ours) => Some(ProcessStdin(Pipe::Idle(ours.pipe))),
+            FeedState::Waiting(stdin, ours) => Some(ProcessStdin(Pipe::Idle(stdin, ours))),
             FeedState::Feeding(task) => Some(ProcessStdin(Pipe::Fed(task))),
         }
     }
@@ -254,7 +253,8 @@ pub struct ProcessStdin(Pipe);
 
 #[derive(Debug)]
 enum Pipe {
-    Idle(OwnedFd),
+    /// Nobody writes yet, perhaps for want of a runtime.
+    Idle(Stdin, Ours),
     /// A [`Stdin`] is written first.
     Fed(JoinHandle<io::Result<Sender>>),
     Open(Sender),
@@ -265,7 +265,7 @@ impl ProcessStdin {
     /// Write all of these bytes.
     ///
     /// # Errors
-    /// `BrokenPipe` if the process does not read any more.
+    /// `BrokenPipe` if the process does not read any more; the first time, the error that ended a [`Stdin`] given as well.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.pipe().await?.write_all(bytes).await
     }
@@ -296,26 +296,26 @@ impl ProcessStdin {
     /// # Errors
     /// None that matter: the end is told by closing the pipe, which cannot be refused.
     pub async fn finish(mut self) -> io::Result<()> {
-        let _ = self.pipe().await; // what a `Stdin` was to write first is written
+        let _ = self.pipe().await; // what a `Stdin` was to write first is written, as far as anybody reads it
         Ok(())
     }
 
     async fn pipe(&mut self) -> io::Result<&mut Sender> {
+        if matches!(self.0, Pipe::Idle(..))
+            && let Pipe::Idle(stdin, ours) = std::mem::replace(&mut self.0, Pipe::Closed)
+        {
+            self.0 = Pipe::Fed(tokio::spawn(stdin.feed(ours)));
+        }
         if let Pipe::Fed(task) = &mut self.0 {
             let fed = task.await; // cancel safe: a handle can be awaited again until it is ready
-            self.0 = match fed {
-                Ok(Ok(pipe)) => Pipe::Open(pipe),
-                Ok(Err(_)) | Err(_) => Pipe::Closed,
-            };
-        }
-        if matches!(self.0, Pipe::Idle(_))
-            && let Pipe::Idle(pipe) = std::mem::replace(&mut self.0, Pipe::Closed)
-        {
-            self.0 = Pipe::Open(Sender::from_owned_fd(pipe)?);
+            self.0 = Pipe::Closed;
+            if let Ok(fed) = fed {
+                self.0 = Pipe::Open(fed?);
+            }
         }
         match &mut self.0 {
             Pipe::Open(pipe) => Ok(pipe),
-            Pipe::Idle(_) | Pipe::Fed(_) | Pipe::Closed => Err(io::ErrorKind::BrokenPipe.into()),
+            Pipe::Idle(..) | Pipe::Fed(_) | Pipe::Closed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a process reads: fed in the background, whatever it writes meanwhile.
 
 use crate::rig::*;
-use processkit::{Command, Error, Stdin, StreamExt};
+use processkit::{Command, Error, ProcessGroup, Stdin, StreamExt};
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -110,6 +110,23 @@ async fn an_open_input_can_be_fed_first() {
         let result = within("the run", process.output_string()).await.expect("a result");
         assert_eq!(result.into_stdout(), first + "typed");
     }
+}
+
+/// Was lost: what is given first, when the pipe is taken before there is a runtime.
+#[test]
+fn what_is_given_waits_for_a_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let group = ProcessGroup::new().expect("a group");
+    let command = Command::new("cat").stdin(Stdin::from_string("fed\n")).keep_stdin_open();
+    let mut process = group.start_blocking(&command).expect("started");
+    let mut stdin = process.standard_input().expect("a pipe");
+    runtime.block_on(async {
+        within("a write", stdin.write_line("typed")).await.expect("written");
+        stdin.finish().await.expect("closed");
+        let result = within("the run", process.output_string()).await.expect("a result");
+        assert_eq!(result.into_stdout(), "fed\ntyped");
+        group.remove().await.expect("gone");
+    });
 }
 
 /// An open input that nobody took is closed by whoever waits for the end.
