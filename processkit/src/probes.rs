@@ -21,7 +21,7 @@ impl RunningProcess {
     /// [`Error::Io`](crate::Error::Io) if the runtime cannot watch it.
     pub async fn wait_for_line(&mut self, wanted: impl Fn(&str) -> bool, within: Duration) -> Result<String> {
         let stdout = Arc::clone(&self.outputs[0]);
-        self.ready(within, DRAIN, async {
+        self.ready(within, DRAIN, async move {
             while let Some(line) = stdout.next_line().await {
                 if wanted(&line) {
                     return Some(line);

@@ -7,6 +7,7 @@ use crate::result::ProcessResult;
 use crate::run::check_begin;
 use crate::running::RunningProcess;
 use std::ffi::OsStr;
+use std::sync::{Mutex, PoisonError};
 
 impl Command {
     /// Start it in a private group, which ends with it or when the handle is dropped.
@@ -73,12 +74,12 @@ impl Command {
     where
         F: Fn(&str) -> bool,
     {
-        let wanted = &wanted;
+        let wanted = &Mutex::new(wanted); // so that it need not be `Sync` for the future to be `Send`
         self.retried(|| async move {
             let mut process = self.launch()?;
             process.awaken();
             while let Some(line) = process.outputs[0].next_line().await {
-                if wanted(&line) {
+                if wanted.lock().unwrap_or_else(PoisonError::into_inner)(&line) {
                     process.start_kill()?;
                     process.exit().await?;
                     return Ok(Some(line));
@@ -173,7 +174,12 @@ mod tests {
         is_send(command.run());
         is_send(command.exit_code());
         is_send(command.probe());
-        is_send(command.first_line(|_| true));
+        let answer = std::cell::Cell::new(true); // may be sent, not shared
+        is_send(command.first_line(move |_| answer.get()));
         is_send(run("true", ["x"]));
+        let answer = std::cell::Cell::new(true);
+        let _ = |process: &mut RunningProcess| {
+            is_send(process.wait_for_line(move |_| answer.get(), std::time::Duration::ZERO));
+        };
     }
 }
