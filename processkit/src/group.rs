@@ -215,12 +215,10 @@ impl ProcessGroup {
         else {
             return Err(self.unsupported("to release one process of a group"));
         };
-        // Its number is its own until it is reaped, and only its handle does that.
-        let pid = process.pid().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        cgroup.expel(pid, own).map_err(|error| match error.raw_os_error() {
-            Some(libc::ESRCH) => io::Error::from(io::ErrorKind::NotFound).into(),
-            _ => error.into(),
-        })
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let expelled = process.run.child.unless_reaped(|pid| cgroup.expel(pid, own)).ok_or_else(gone)?;
+        let is_gone = |error: &io::Error| error.raw_os_error() == Some(libc::ESRCH);
+        Ok(expelled.map_err(|error| if is_gone(&error) { gone() } else { error })?)
     }
 
     fn keep(&self, keep: bool) {

@@ -91,6 +91,12 @@ impl Child {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Do something by its pid, which is its own until then; whoever would reap it waits.
+    pub(crate) fn unless_reaped<T>(&self, act: impl FnOnce(u32) -> T) -> Option<T> {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.is_none().then(|| act(self.pid))
+    }
+
     /// What it used, once it is reaped.
     pub(crate) fn usage(&self) -> Option<Usage> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).and_then(|end| end.usage)
