@@ -95,8 +95,8 @@ impl<T> ProcessResult<T> {
         self.duration
     }
 
-    /// Whether output is missing: dropped by the [policy](crate::OutputBufferPolicy), or
-    /// [not awaited](ProcessResult::left_open).
+    /// Whether output is missing: dropped by the [policy](crate::OutputBufferPolicy),
+    /// [not awaited](ProcessResult::left_open), or not read to its end because it could not be (an event says why).
     pub fn truncated(&self) -> bool {
         self.truncated
     }

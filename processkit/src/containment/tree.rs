@@ -2,10 +2,11 @@
 //!
 //! A descendant of this process belongs to the tree if it, or an ancestor of it, is a leader we started, has a leader's
 //! process group or session, or carries the tree's mark in its initial environment; and what was seen to belong to it does so
-//! for good. What clears its environment (or writes over it, as setproctitle(3) does), starts a session and is orphaned
-//! before anybody looks cannot be told from other children; this is what a cgroup is better at. Nor can the environment of a
-//! process be read that has another uid than we have, or gained privileges at its exec, unless we may trace it
-//! (CAP_SYS_PTRACE, as root has it): such a one has to be told by the other signs.
+//! for good. What clears its environment (or writes over it, as setproctitle(3) does; or was started by a program in the tree
+//! that has such trees itself, whose mark took the place of ours), starts a session and is orphaned before anybody looks
+//! cannot be told from other children; this is what a cgroup is better at. Nor can the environment of a process be read that
+//! has another uid than we have, or gained privileges at its exec, unless we may trace it (CAP_SYS_PTRACE, as root has it):
+//! such a one has to be told by the other signs.
 
 use crate::identity::Stat;
 use crate::process::Child;
@@ -264,8 +265,8 @@ impl Tree {
         Ok(false)
     }
 
-    /// Whether it is the mark of a tree of this program: all but the number is the same. It is for good, since nobody gives
-    /// another to a process that has one.
+    /// Whether it is the mark of a tree of this program: all but the number is the same. Who has one keeps it, since nobody
+    /// else gives such; the mark of another program with trees tells nothing, and is not remembered.
     fn is_akin(&self, mark: &str) -> bool {
         let (ours, theirs): (Vec<_>, Vec<_>) = (self.mark.split('.').collect(), mark.split('.').collect());
         matches!((&*ours, &*theirs), ([a, b, _, c], [x, y, _, z]) if (a, b, c) == (x, y, z))
