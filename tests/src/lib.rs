@@ -13,4 +13,5 @@ pub mod redis_benchmark;
 pub mod rig;
 pub mod service_manager;
 pub mod strace;
+pub mod systemd;
 pub mod witness;

@@ -19,6 +19,7 @@ mod restarts;
 mod start;
 mod state;
 mod systemd;
+mod systemd_real;
 mod tidy;
 mod upgrade;
 

@@ -8,7 +8,7 @@ pub use footprint::Footprint;
 pub use process::{
     Finished, PATIENCE, alive, cgroup_of, descriptors, ended_by, finish, stop, threads, wait_gone,
 };
-pub use setup::Setup;
+pub use setup::{Setup, free_port};
 
 use crate::bins::Programs;
 use crate::client::Client;

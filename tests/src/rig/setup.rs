@@ -96,7 +96,11 @@ impl Setup {
 }
 
 /// A loopback port below the range that outgoing connections take theirs from.
-fn free_port() -> SocketAddrV4 {
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> SocketAddrV4 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(61);
     for _ in 0..10_000 {
