@@ -8,8 +8,10 @@ use handoff_tests::rig::{Finished, PATIENCE, finish, free_port};
 use handoff_tests::systemd::{LOG, Systemd};
 use serde_json::Value;
 use std::net::SocketAddrV4;
+use std::time::Instant;
 
 const UNIT: &str = "handoff-kv.service";
+const SOCKET: &str = "handoff-kv.socket";
 const EXAMPLE: &str = include_str!("../../docs/handoff-kv.service");
 const EXAMPLE_ADDR: &str = "127.0.0.1:6379";
 const SERVER: &str = "/opt/kv/demo-server";
@@ -25,6 +27,11 @@ struct Kv {
 impl Kv {
     /// None where that is not possible. The unit is the example but for its port, and a drop-in.
     fn new(drop_in: &str) -> Option<Kv> {
+        Kv::with_socket(drop_in, "")
+    }
+
+    /// The same with a socket unit, if that is not empty.
+    fn with_socket(drop_in: &str, socket: &str) -> Option<Kv> {
         if let Some(missing) = Systemd::missing() {
             eprintln!("skipped: {missing}");
             assert!(std::env::var_os("HANDOFF_REQUIRE_ALL").is_none_or(|v| v != "1"), "{missing}");
@@ -36,8 +43,10 @@ impl Kv {
         let unit = EXAMPLE.replace(EXAMPLE_ADDR, &addr.to_string());
         let drop_in =
             format!("[Service]\nStandardOutput=append:{LOG}\nStandardError=append:{LOG}\n{drop_in}");
+        let socket = socket.replace(EXAMPLE_ADDR, &addr.to_string());
+        let units = [(UNIT, &*unit), ("handoff-kv.service.d/test.conf", &drop_in), (SOCKET, &socket)];
         let systemd = Systemd::boot(
-            &[(UNIT, &unit), ("handoff-kv.service.d/test.conf", &drop_in)],
+            if socket.is_empty() { &units[..2] } else { &units },
             &[
                 (&programs.handoffctl, "/usr/bin/handoffctl"),
                 (&programs.handoffctl, "/usr/bin/handoffctl-2"),
@@ -87,7 +96,7 @@ impl Kv {
     /// The supervisor's pid and the server's, when one serves and nothing is open.
     #[track_caller]
     fn settled(&self) -> (u64, u64) {
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.handoffctl(&["status", "--format", "json"]);
             if status.code == Some(0) {
@@ -95,7 +104,7 @@ impl Kv {
                 let pid = |of: &Value| of["pid"].as_u64().expect("a pid");
                 return (pid(&json["supervisor"]), pid(&json["server"]));
             }
-            assert!(std::time::Instant::now() < deadline, "{status:?}\n{}", self.systemd.log());
+            assert!(Instant::now() < deadline, "{status:?}\n{}", self.systemd.log());
         }
     }
 
@@ -112,11 +121,18 @@ impl Kv {
     /// After a stop: nobody, no control group, no socket.
     #[track_caller]
     fn nothing_is_left(&self) {
-        assert_eq!(self.systemd.others(), Vec::<String>::new(), "{}", self.systemd.log());
-        let group = self.systemd.group(&format!("system.slice/{UNIT}"));
-        assert!(!group.exists(), "{}", group.display());
         let sockets = self.systemd.run(&["find", "/run/kv", "-type", "s"]);
         assert_eq!(sockets.expect_code(0).stdout, "", "{}", self.systemd.log());
+        // systemd reaps and removes when it has said that the stop is over
+        let group = self.systemd.group(&format!("system.slice/{UNIT}"));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let others = self.systemd.others();
+            if others.is_empty() && !group.exists() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{others:?} {}\n{}", group.display(), self.systemd.log());
+        }
     }
 }
 
@@ -202,6 +218,16 @@ fn a_supervisor_that_is_killed_is_started_again_and_adopts() {
     kv.nothing_is_left();
 }
 
+/// The control of the test above: why the unit says `KillMode=process`.
+#[test]
+fn with_another_kill_mode_the_server_dies_with_its_supervisor() {
+    let Some(kv) = Kv::started("KillMode=mixed") else { return };
+    let (_, server) = kv.settled();
+    kv.kill("main", "KILL");
+    kv.wait_until(&[("NRestarts", "1"), RUNNING[0], RUNNING[1]]);
+    assert_ne!(kv.settled().1, server);
+}
+
 /// The listeners are in the store: who comes meanwhile waits, and is answered by the next server.
 #[test]
 fn supervisor_and_server_are_killed_and_nobody_is_refused() {
@@ -246,6 +272,29 @@ fn a_restart_refuses_nobody() {
     assert_eq!((seen.refused, seen.failed), (0, 0), "{seen:?}");
 }
 
+/// A socket unit beside it: systemd listens from the boot on, and passes the same socket twice after a restart, as its
+/// own and as the stored one.
+#[test]
+fn the_socket_of_a_socket_unit_is_used() {
+    let socket = format!("[Socket]\nListenStream={EXAMPLE_ADDR}\nFileDescriptorName=resp\n");
+    let Some(kv) = Kv::with_socket("", &socket) else { return };
+    kv.systemd.ctl(&["start", SOCKET]).expect_code(0);
+    kv.wait_until(&[("ActiveState", "inactive")]);
+    assert_eq!(kv.ask("SET kept yes"), "OK", "a client starts it");
+    kv.wait_until(&RUNNING);
+    kv.kill("all", "KILL");
+    kv.wait_until(&[("NRestarts", "1"), RUNNING[0], RUNNING[1]]);
+    assert_eq!(kv.ask("GET kept"), "yes");
+    kv.systemctl("reload");
+    let (_, server) = kv.settled();
+    kv.kill("main", "KILL");
+    kv.wait_until(&[("NRestarts", "2"), RUNNING[0], RUNNING[1]]);
+    assert_eq!(kv.settled().1, server, "adopted, not started again\n{}", kv.systemd.log());
+    kv.systemctl("stop");
+    kv.nothing_is_left();
+    assert_eq!(kv.ask("GET kept"), "yes", "the socket unit still listens");
+}
+
 /// The watchdog ends a supervisor that stands still, and the next one adopts.
 #[test]
 fn a_supervisor_that_stands_still_is_ended_by_the_watchdog() {
@@ -258,6 +307,21 @@ fn a_supervisor_that_stands_still_is_ended_by_the_watchdog() {
     assert_ne!(supervisor, main);
     assert_eq!(adopted, server, "adopted, not started again\n{}", kv.systemd.log());
     assert!(load.wait_for(20, PATIENCE), "nothing is answered any more\n{}", kv.systemd.log());
+    load.finish().assert_clean();
+}
+
+/// A stop that the supervisor does not hear: it alone is killed, and the next start adopts the servers.
+#[test]
+fn a_supervisor_that_does_not_stop_is_killed_alone() {
+    // a signal that means nothing to it
+    let Some(kv) = Kv::started("KillSignal=SIGCONT\nTimeoutStopSec=1s") else { return };
+    let (_, server) = kv.settled();
+    let load = Load::start(kv.addr, Plan { idle: 5, ..Plan::everything() });
+    kv.systemctl("stop");
+    kv.wait_until(&[("ActiveState", "failed"), ("Result", "timeout")]);
+    assert!(load.wait_for(20, PATIENCE), "nothing is answered any more\n{}", kv.systemd.log());
+    kv.systemctl("start");
+    assert_eq!(kv.settled().1, server, "adopted, not started again\n{}", kv.systemd.log());
     load.finish().assert_clean();
 }
 
