@@ -230,14 +230,4 @@ mod tests {
         assert_eq!(results, (0..COUNT).collect::<Vec<_>>());
         assert_eq!(polls.get(), 2 * COUNT);
     }
-
-    /// Nothing to wait for: ready at once, whatever the limit.
-    #[tokio::test]
-    async fn futures_that_are_ready_pass_through() {
-        for limit in [0, 1, 2, 100] {
-            let runs = (0..10).map(std::future::ready);
-            assert_eq!(Batch::new(runs, 10, limit).await, (0..10).collect::<Vec<_>>());
-        }
-        assert_eq!(Batch::new(std::iter::empty::<std::future::Ready<()>>(), 0, 4).await, []);
-    }
 }

@@ -142,17 +142,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kind_comes_from_the_source() {
-        let spawn = |kind| Error::Spawn { program: "x".into(), source: io::Error::from(kind) };
-        assert!(spawn(io::ErrorKind::NotFound).is_not_found());
-        assert!(spawn(io::ErrorKind::PermissionDenied).is_permission_denied());
-        assert!(!spawn(io::ErrorKind::PermissionDenied).is_not_found());
-        assert!(!Error::Unsupported { operation: "x".into() }.is_not_found());
-        assert!(Error::from(io::Error::from_raw_os_error(libc::EAGAIN)).is_transient());
-        assert!(!spawn(io::ErrorKind::NotFound).is_transient());
-    }
-
-    #[test]
     fn an_exit_is_one_line() {
         let exit = |code, stdout: &str, stderr: &str| Error::Exit {
             program: "x".into(),

@@ -84,24 +84,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_obeys_is_not_killed() {
-        let (end, orders) = climb(true, &[Event::Begin, Event::Empty]);
-        assert_eq!(end, Ladder::Gone { killed: false });
-        assert_eq!(orders, [Order::Terminate, Order::ArmGrace]);
-    }
-
-    #[test]
-    fn one_that_does_not_is() {
-        let (end, orders) = climb(true, &[Event::Begin, Event::GraceOver, Event::Empty]);
-        assert_eq!(end, Ladder::Gone { killed: true });
-        assert_eq!(orders, [Order::Terminate, Order::ArmGrace, Order::Kill]);
-    }
-
-    #[test]
-    fn without_escalation_it_is_spared() {
-        let (end, orders) = climb(false, &[Event::Begin, Event::GraceOver]);
-        assert_eq!(end, Ladder::Spared);
-        assert_eq!(orders, [Order::Terminate, Order::ArmGrace]);
+    fn a_kill_is_for_one_that_does_not_obey() {
+        use Event::*;
+        let asked = vec![Order::Terminate, Order::ArmGrace];
+        let killed = vec![Order::Terminate, Order::ArmGrace, Order::Kill];
+        assert_eq!(climb(true, &[Begin, Empty]), (Ladder::Gone { killed: false }, asked.clone()));
+        assert_eq!(climb(true, &[Begin, GraceOver, Empty]), (Ladder::Gone { killed: true }, killed));
+        assert_eq!(climb(false, &[Begin, GraceOver]), (Ladder::Spared, asked));
     }
 
     /// Every sequence up to five events: at most one TERM and one KILL, a KILL only with escalation, the end is final.

@@ -136,16 +136,13 @@ impl Run {
     /// Until a limit is reached.
     async fn over(&self) -> Fate {
         let timed_out = async {
-            match self.terms.timeout {
-                Some(timeout) => {
-                    // a limit beyond the clock is none
-                    if let Some(end) = self.child.born().at.checked_add(timeout) {
-                        tokio::time::sleep_until(end.into()).await;
-                        return timeout;
-                    }
-                    std::future::pending().await
+            let limit = self.terms.timeout;
+            match limit.and_then(|limit| Some((limit, self.child.born().at.checked_add(limit)?))) {
+                Some((limit, end)) => {
+                    tokio::time::sleep_until(end.into()).await;
+                    limit
                 }
-                None => std::future::pending().await,
+                None => std::future::pending().await, // a limit beyond the clock is none
             }
         };
         tokio::select! {

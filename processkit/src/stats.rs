@@ -1,17 +1,15 @@
 //! What a group uses, now and over time.
 
-use crate::containment::{Cgroup, Tree};
-use crate::containment::{Containment, is_gone};
+use crate::containment::{Cgroup, Containment, Tree, is_gone};
 use crate::error::Result;
 use crate::group::ProcessGroup;
 use crate::process::peak_of;
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_stream::Stream;
 
 /// Clock ticks in a second, as `/proc/<pid>/stat` counts them (USER_HZ of time(7)); 100 on every architecture we run on.
@@ -59,7 +57,9 @@ impl ProcessGroup {
     /// # }
     /// ```
     pub fn sample_stats(&self, every: Duration) -> StatsSampler<'_> {
-        StatsSampler { group: self, every: every.max(Duration::from_millis(1)), next: Next::Now }
+        // once in so long is as good as never, and within what the clock can tell
+        const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+        StatsSampler { group: self, every: every.clamp(Duration::from_millis(1), NEVER), clock: None }
     }
 }
 
@@ -68,30 +68,23 @@ impl ProcessGroup {
 pub struct StatsSampler<'a> {
     group: &'a ProcessGroup,
     every: Duration,
-    next: Next,
-}
-
-/// When the next sample is due.
-enum Next {
-    Now,
-    Then(Pin<Box<Sleep>>),
-    /// Later than any clock can tell.
-    Never,
+    /// From the first poll on, since there may be no runtime before.
+    clock: Option<Interval>,
 }
 
 impl Stream for StatsSampler<'_> {
     type Item = ProcessGroupStats;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ProcessGroupStats>> {
+        let (group, every) = (self.group, self.every);
+        let clock = self.clock.get_or_insert_with(|| {
+            let mut clock = interval(every);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            clock
+        });
         loop {
-            match &mut self.next {
-                Next::Now => {}
-                Next::Then(due) => ready!(due.as_mut().poll(context)),
-                Next::Never => return Poll::Pending,
-            }
-            let due = Instant::now().checked_add(self.every);
-            self.next = due.map_or(Next::Never, |due| Next::Then(Box::pin(sleep_until(due))));
-            match self.group.stats() {
+            ready!(clock.poll_tick(context));
+            match group.stats() {
                 Ok(stats) => return Poll::Ready(Some(stats)),
                 Err(error) => event!(warn, error = error, "a sample is missing"),
             }

@@ -156,30 +156,3 @@ where
 {
     Command::new(program).args(arguments).output_string().await
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every verb can be awaited in a task of a runtime with threads.
-    #[test]
-    fn futures_are_send() {
-        fn is_send<T: Send>(value: T) {
-            drop(value);
-        }
-        let command = Command::new("true");
-        is_send(command.start());
-        is_send(command.output_string());
-        is_send(command.output_bytes());
-        is_send(command.run());
-        is_send(command.exit_code());
-        is_send(command.probe());
-        let answer = std::cell::Cell::new(true); // may be sent, not shared
-        is_send(command.first_line(move |_| answer.get()));
-        is_send(run("true", ["x"]));
-        let answer = std::cell::Cell::new(true);
-        let _ = |process: &mut RunningProcess| {
-            is_send(process.wait_for_line(move |_| answer.get(), std::time::Duration::ZERO));
-        };
-    }
-}

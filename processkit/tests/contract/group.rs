@@ -6,6 +6,7 @@ use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(3600);
 
+/// And it stays usable.
 #[tokio::test]
 async fn an_empty_group_bears_everything() {
     let group = ProcessGroup::new().expect("a group");
@@ -17,14 +18,6 @@ async fn an_empty_group_bears_everything() {
         group.resume().expect("nothing to go on");
         assert!(group.members().expect("a list").is_empty());
         assert_eq!(group.stats().expect("numbers").active_process_count, 0);
-    }
-    within(group.shutdown()).await.expect("ended");
-}
-
-#[tokio::test]
-async fn terminated_and_still_usable() {
-    let group = ProcessGroup::new().expect("a group");
-    for _ in 0..2 {
         let process = within(group.start(&sleeper())).await.expect("started");
         group.terminate_all().expect("sent");
         assert_eq!(within(process.wait()).await.expect("an end"), None);

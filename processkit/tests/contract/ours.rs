@@ -1,10 +1,11 @@
 //! What only this crate has: names of ours, and meanings that the published one does not keep.
 
-use crate::rig::{lives, sh, sleeper, within};
+use crate::rig::{sh, within};
 use processkit::{
-    Adopted, CancellationToken, Command, Error, Exit, Guardian, MechanismReason, Outcome, ProcessGroup,
-    ProcessGroupOptions, ProcessIdentity, ProcessResult, Result, RunningProcess, Signal, Stdio,
+    Adopted, Command, Exit, Guardian, MechanismReason, ProcessGroup, ProcessGroupOptions, ProcessIdentity,
+    ProcessResult, Result, RunningProcess, Signal, Stdio,
 };
+use std::cell::Cell;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,78 +57,10 @@ fn names(command: &Command, group: ProcessGroup, mut process: RunningProcess, ad
     future::<Result<Exit>>(process.exit());
     future::<Result<()>>(group.wait_empty());
     future::<Result<()>>(group.remove());
-    future::<Result<Option<String>>>(command.first_line(|line| line.is_empty()));
+    let (one, two) = (Cell::new(true), Cell::new(true)); // may be sent, not shared
+    future::<Result<Option<String>>>(command.first_line(move |_| one.get()));
+    future::<Result<String>>(process.wait_for_line(move |_| two.get(), Duration::ZERO));
     future::<()>(processkit::settled());
-}
-
-#[tokio::test]
-async fn a_first_line_that_is_cancelled_is_an_error() {
-    let token = CancellationToken::new();
-    let command = sleeper().cancel_on(token.clone());
-    let cancel = async {
-        tokio::task::yield_now().await;
-        token.cancel();
-    };
-    let (line, ()) = within(async { tokio::join!(command.first_line(|_| true), cancel) }).await;
-    assert!(matches!(line, Err(Error::Cancelled { .. })), "{line:?}");
-}
-
-/// A run that had already exited when the token fired keeps its result.
-#[tokio::test]
-async fn a_late_cancellation_changes_nothing() {
-    let token = CancellationToken::new();
-    let mut process = within(sh("echo x; exit 3").cancel_on(token.clone()).start()).await.expect("started");
-    within(process.exit()).await.expect("an exit");
-    token.cancel();
-    let result = within(process.output_string()).await.expect("a result");
-    assert_eq!((result.stdout().as_str(), result.code()), ("x", Some(3)));
-}
-
-#[tokio::test]
-async fn the_signal_can_be_asked_for() {
-    let result = within(sh("kill -9 $$").output_string()).await.expect("a result");
-    assert_eq!((result.outcome(), result.signal()), (Outcome::Signalled, Some(9)));
-}
-
-/// Without escalation it is really spared, and may end as it likes.
-#[tokio::test]
-async fn the_stubborn_are_spared_if_asked_for() {
-    let patience = Duration::from_millis(50);
-    let options = ProcessGroupOptions::default().shutdown_timeout(patience).escalate_to_kill(false);
-    for options in [options.clone(), options.force_process_group()] {
-        let group = ProcessGroup::with_options(options).expect("a group");
-        let stubborn = sh("trap '' TERM; echo up; read line; exit 5").keep_stdin_open();
-        let mut process = within(group.start(&stubborn)).await.expect("started");
-        let stdin = process.standard_input().expect("it was kept open");
-        within(process.wait_for_line(|line| line == "up", Duration::from_secs(3600))).await.expect("up");
-        within(group.shutdown()).await.expect("over");
-        assert!(lives(process.pid().expect("not reaped")));
-        drop(stdin);
-        assert_eq!(within(process.wait()).await.expect("an end"), Some(5));
-    }
-}
-
-/// At once, so that one that lives shortly is seen as well.
-#[tokio::test]
-async fn a_profile_has_looked_at_it() {
-    let mut process = within(sh("read line; exit 5").keep_stdin_open().start()).await.expect("started");
-    let stdin = process.standard_input().expect("it was kept open");
-    // it lives until it was looked at
-    let release = async {
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        stdin.finish().await.expect("closed");
-    };
-    let profile = process.profile(Duration::from_millis(1));
-    let (profile, ()) = within(async { tokio::join!(profile, release) }).await;
-    let profile = profile.expect("a profile");
-    assert_eq!(profile.exit_code, Some(5));
-    assert!(profile.duration > Duration::ZERO);
-    assert!(
-        profile.cpu_time.is_some() && profile.peak_memory_bytes.is_some() && profile.samples > 0,
-        "{profile:?}"
-    );
 }
 
 /// The clock starts before the spawn: one that is at its end when the spawn returns has taken its time all the same.

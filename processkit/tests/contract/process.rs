@@ -74,6 +74,14 @@ async fn lines_are_streamed() {
     assert_eq!(process.stdout_line_count(), 1000);
 }
 
+/// A port that is taken, so that nobody else begins to listen there.
+fn nobody_listens() -> (tokio::net::TcpSocket, std::net::SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = socket.local_addr().expect("its number");
+    (socket, address)
+}
+
 #[tokio::test]
 async fn probes_wait_and_never_kill() {
     let mut process = start(&sh("echo warm; echo ready 7; exec sleep 1000")).await;
@@ -87,8 +95,7 @@ async fn probes_wait_and_never_kill() {
     within(process.wait_for(check, LONG)).await.expect("true in the end");
     assert_eq!(asked, 3);
 
-    let nowhere =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number");
+    let (_closed, nowhere) = nobody_listens();
     for error in [
         within(process.wait_for(|| async { false }, SHORT)).await.expect_err("never"),
         within(process.wait_for_port(nowhere, SHORT)).await.expect_err("nobody listens"),
@@ -109,8 +116,7 @@ async fn probes_wait_and_never_kill() {
 /// One that ends will never be ready: the wait ends as well.
 #[tokio::test]
 async fn probes_of_one_that_ended() {
-    let nowhere =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number");
+    let (_closed, nowhere) = nobody_listens();
     let mut process = start(&sh("echo out; exit 3")).await;
     for error in [
         within(process.wait_for_line(|line| line == "never", LONG)).await.expect_err("it ended"),

@@ -1,9 +1,7 @@
 //! Many commands at once.
 
 use crate::rig::*;
-use processkit::{
-    Command, JobRunner, ProcessGroup, ProcessResult, ProcessRunner, Result, RunningProcess, output_all,
-};
+use processkit::{Command, JobRunner, ProcessResult, ProcessRunner, Result, RunningProcess, output_all};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Barrier;
@@ -32,16 +30,6 @@ async fn results_stand_where_their_commands_stood() {
     assert_eq!(texts(results), ["go", "missing", "code Some(3)", "last"]);
 }
 
-/// More commands than the runtime has threads, each slot with its own result.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn threads_share_the_work() {
-    let commands = || (0..100).map(|n| Command::new("echo").arg(n.to_string()));
-    for concurrency in [1, 7, 100] {
-        let results = within("a batch", output_all(commands(), concurrency, &JobRunner)).await;
-        assert_eq!(texts(results), (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
-    }
-}
-
 /// Runs only when `crew` of them run at once, and counts.
 struct Crew {
     barrier: Barrier,
@@ -65,8 +53,8 @@ impl ProcessRunner for Crew {
     }
 }
 
-/// As many as allowed, and never more.
-#[tokio::test]
+/// As many as allowed, and never more. More commands than the runtime has threads, each slot with its own result.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrency_is_used_and_kept() {
     for (concurrency, crew) in [(0, 1), (1, 1), (3, 3), (12, 12), (1000, 12)] {
         let runner =
@@ -77,18 +65,6 @@ async fn concurrency_is_used_and_kept() {
         assert_eq!(runner.most.into_inner(), crew, "of {concurrency}");
     }
     assert!(output_all([], 7, &JobRunner).await.is_empty());
-}
-
-#[tokio::test]
-async fn any_runner_will_do() {
-    let group = ProcessGroup::new().expect("a group");
-    let boxed: Box<dyn ProcessRunner> = Box::new(JobRunner);
-    let runners: [&dyn ProcessRunner; 4] = [&JobRunner, &group, &&group, &boxed];
-    for runner in runners {
-        let results = output_all(["a", "b"].map(|word| Command::new("echo").arg(word)), 2, runner).await;
-        assert_eq!(texts(results), ["a", "b"]);
-    }
-    group.remove().await.expect("gone");
 }
 
 #[tokio::test]
@@ -114,11 +90,8 @@ async fn dropped() {
     drop(writer);
     let mut batch = Box::pin(output_all(commands, COUNT, &JobRunner));
     let mut pids = Vec::new();
-    while pids.len() < COUNT {
-        tokio::select! {
-            results = &mut batch => panic!("ended by itself: {results:?}"),
-            pid = lines.pid() => pids.push(pid),
-        }
+    for _ in 0..COUNT {
+        pids.push(during(&mut batch, lines.pid()).await);
     }
     assert!(pids.iter().all(|pid| lives(*pid)), "control");
     drop(batch);

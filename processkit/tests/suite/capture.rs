@@ -1,7 +1,7 @@
 //! C4, C10, C11: what is kept of an output, and whom it does not wait for.
 
+use crate::play::played;
 use crate::rig::*;
-use crate::roles;
 use processkit::{Command, OutputBufferPolicy, OverflowMode, ProcessGroup, Stdio, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,12 +45,7 @@ async fn bytes_honour_the_bound() {
 /// 100 MiB without an end of line, in a process of its own: a bound holds the memory, without one it is all there.
 #[test]
 fn a_line_without_an_end_costs_little() {
-    let peak = |role| {
-        let output = roles::play(role, "").output().expect("played");
-        let text = String::from_utf8(output.stdout).expect("text");
-        let said = text.lines().find_map(|line| line.split_once("> ")).expect("a number").1;
-        said.trim().parse::<u64>().expect("a number")
-    };
+    let peak = |role| played(role)[0].parse::<u64>().expect("a number");
     let (bounded, unbounded) = (peak("swallow bounded"), peak("swallow unbounded"));
     assert!(bounded < 50 << 20, "{bounded} bytes");
     assert!(unbounded > 100 << 20, "control: {unbounded} bytes");
@@ -84,8 +79,7 @@ async fn a_grandchild_does_not_hold_the_result() {
 /// Everything the process itself wrote is there although somebody else still has the pipe.
 #[tokio::test]
 async fn a_short_drain_loses_nothing_of_its_own() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let process = group.start(&sh("sleep 1000 & seq 100000")).await.expect("started");
         let result = within("the result", process.output_string()).await.expect("a result");
         assert!(result.left_open());
@@ -105,17 +99,6 @@ async fn a_callback_that_panics_loses_nothing() {
     let result = within("the run", command.output_string()).await.expect("a result");
     assert_eq!(result.stdout(), "one\ntwo\nthree");
     assert_eq!(calls.load(Ordering::Relaxed), 2, "not asked again after the panic");
-}
-
-/// The callback sees every line, whatever is kept.
-#[tokio::test]
-async fn callbacks_see_what_is_dropped() {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&calls);
-    let command = Command::new("seq").arg("50000").output_buffer(OutputBufferPolicy::bounded(1));
-    let command = command.on_stdout_line(move |_| _ = count.fetch_add(1, Ordering::Relaxed));
-    let result = within("the run", command.output_string()).await.expect("a result");
-    assert_eq!((result.stdout().as_str(), calls.load(Ordering::Relaxed)), ("50000", 50_000));
 }
 
 /// A process that was started outside of a runtime is drained from the first wait on.
@@ -155,15 +138,11 @@ fn outside_of_a_runtime() {
     }
 
     // and one may be waited for in one runtime after the other
-    let mut sleeper = group.start_blocking(&Command::new("sleep").arg("1000")).expect("started");
+    let mut sleeper = group.start_blocking(&sleeper()).expect("started");
     for last in [false, true] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            tokio::select! {
-                biased;
-                _ = sleeper.exit() => panic!("too early"),
-                () = tokio::task::yield_now() => {}
-            }
+            pending(sleeper.exit()).await;
             if last {
                 sleeper.start_kill().expect("killed");
                 within("the exit", sleeper.exit()).await.expect("an exit");

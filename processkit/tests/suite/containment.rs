@@ -1,10 +1,7 @@
 //! C1, C2: nothing leaves its group, and nothing is held longer than needed.
 
 use crate::rig::*;
-use crate::roles;
-use processkit::{
-    Adopted, Mechanism, MechanismReason, ProcessGroup, ProcessGroupOptions, Signal, pidfd_open,
-};
+use processkit::{Adopted, Mechanism, MechanismReason, ProcessGroup, ProcessGroupOptions, Signal};
 use std::fs;
 
 /// Leaves its parent, its process group and its session, and says its pid; its parents end at once.
@@ -14,18 +11,15 @@ const ESCAPE_BARE: &str = "env -i PATH=\"$PATH\" setsid sh -c 'echo $$; exec sle
 
 /// Start an escape in the group, and wait until its starter is reaped. The output ends when the last one has died.
 pub(crate) async fn escape(group: &ProcessGroup, script: &str) -> (Adopted, Output) {
-    let (command, mut out) = Output::of(sh(script));
-    let mut process = group.start(&command).await.expect("started");
-    drop(command);
-    let escapee = Adopted::from_pidfd(pidfd_open(out.pid().await).expect("a pidfd")).expect("adopted");
+    let (mut process, mut out) = speaker(group, sh(script)).await;
+    let escapee = adopted(out.pid().await);
     assert!(within("the exit", process.exit()).await.expect("an exit").success());
     (escapee, out)
 }
 
 #[tokio::test]
 async fn an_escapee_is_still_a_member() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let (escapee, mut out) = escape(&group, ESCAPE).await;
         assert_eq!(group.members().expect("members"), [escapee.pid()]);
         assert!(!group.is_empty().expect("an answer"));
@@ -43,8 +37,7 @@ async fn an_escapee_is_still_a_member() {
 #[tokio::test]
 async fn an_escapee_that_executes_in_a_loop_is_a_member_at_every_look() {
     const LOOP: &str = "setsid sh -c 'echo $$; exec sh -c \"$0\" \"$0\"' 'exec sh -c \"$0\" \"$0\"' &";
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let (escapee, mut out) = escape(&group, LOOP).await;
         for look in 0..300 {
             assert_eq!(group.members().expect("members"), [escapee.pid()], "look {look}");
@@ -58,11 +51,9 @@ async fn an_escapee_that_executes_in_a_loop_is_a_member_at_every_look() {
 /// The control: a kill of the process group alone, which is what is done elsewhere, does not reach it.
 #[tokio::test]
 async fn a_process_group_alone_does_not_hold_it() {
-    let (command, mut out) = Output::of(sh(ESCAPE));
     let group =
         ProcessGroup::with_options(ProcessGroupOptions::default().force_process_group()).expect("a group");
-    let mut process = group.start(&command).await.expect("started");
-    drop(command);
+    let (mut process, mut out) = speaker(&group, sh(ESCAPE)).await;
     let leader = nix::unistd::Pid::from_raw(process.pid().expect("a pid") as i32);
     let escapee = out.pid().await;
     let _ = nix::sys::signal::killpg(leader, nix::sys::signal::Signal::SIGKILL); // its leader may have ended
@@ -76,8 +67,7 @@ async fn a_process_group_alone_does_not_hold_it() {
 /// What the walk cannot find, a cgroup holds: the stronger mechanism is stronger.
 #[tokio::test]
 async fn only_a_cgroup_holds_one_without_a_trace() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let (escapee, mut out) = escape(&group, ESCAPE_BARE).await;
         let held = group.mechanism() == Mechanism::CgroupV2;
         assert_eq!(group.members().expect("members").contains(&escapee.pid()), held);
@@ -136,9 +126,7 @@ async fn nested_groups_go_too() {
     let group = ProcessGroup::new().expect("a group");
     let location = group.location().expect("a directory").to_owned();
     let script = "mkdir -p \"$G/a/b\" \"$G/c\"; echo $$ > \"$G/a/b/cgroup.procs\"; echo $$; exec sleep 1000";
-    let (command, mut out) = Output::of(sh(script).env("G", &location));
-    let _process = group.start(&command).await.expect("started");
-    drop(command);
+    let (_process, mut out) = speaker(&group, sh(script).env("G", &location)).await;
     let pid = out.pid().await;
     assert!(
         fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its cgroup").trim_end().ends_with("/a/b")
@@ -151,8 +139,7 @@ async fn nested_groups_go_too() {
 /// Several threads spawn at once: nobody gets another's child, mask or descriptors.
 #[tokio::test]
 async fn spawns_may_run_at_once() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let group = &group;
@@ -174,24 +161,4 @@ async fn spawns_may_run_at_once() {
         });
         group.remove().await.expect("gone");
     }
-}
-
-/// In a process of its own, where nobody else opens anything.
-#[test]
-fn cycles_leave_no_descriptor_and_no_zombie() {
-    no_growth("cycles");
-}
-
-/// Was wrong: without a cgroup the group kept the pidfd of every process that had ended in it, until somebody asked for its
-/// members. A thousand short runs in one group, and its owner had no descriptor left.
-#[test]
-fn a_group_keeps_no_descriptor_of_those_that_ended() {
-    no_growth("one group");
-}
-
-fn no_growth(role: &str) {
-    let output = roles::play(role, "").stdin(std::process::Stdio::null()).output().expect("played");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("> no growth"), "{text}");
 }

@@ -1,7 +1,7 @@
 //! C3, C4: exactly the declared descriptors arrive, at their numbers.
 
+use crate::play::alone;
 use crate::rig::*;
-use crate::roles;
 use processkit::{Command, ProcessGroup, ProcessGroupOptions, Stdio};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -34,9 +34,18 @@ async fn arrives(options: &ProcessGroupOptions, map: Vec<(i32, OwnedFd, &'static
     assert_eq!(text, wanted);
 }
 
-/// Sources and targets that overlap in every way: a swap, a cycle, a target that is another's source, itself.
+/// The first number that none can have.
+fn limit_of_descriptors() -> i32 {
+    let resource = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let (limit, _) = nix::sys::resource::getrlimit(resource).expect("limits");
+    i32::try_from(limit).expect("a sane limit")
+}
+
+/// Sources and targets that overlap in every way: a swap, a cycle, a target that is another's source, itself; and every
+/// number below the limit, whoever has it here, and whatever has to be moved out of the way.
 #[tokio::test]
 async fn maps_may_collide() {
+    let last = limit_of_descriptors() - 1;
     for options in mechanisms() {
         let (a, b) = (labelled("a"), labelled("b"));
         let (x, y) = (a.as_raw_fd(), b.as_raw_fd());
@@ -53,18 +62,12 @@ async fn maps_may_collide() {
         let a = labelled("a");
         let x = a.as_raw_fd();
         arrives(&options, vec![(x, a, "a")]).await; // itself, although it is close-on-exec here
-    }
-}
 
-/// The classic: 3 and 4 change places, whoever has these numbers here.
-#[tokio::test]
-async fn low_numbers_can_be_taken() {
-    for options in mechanisms() {
-        arrives(
-            &options,
-            vec![(3, labelled("three"), "three"), (4, labelled("four"), "four"), (9, labelled("n"), "n")],
-        )
-        .await;
+        let (a, b) = (labelled("a"), labelled("b"));
+        let (x, y) = (a.as_raw_fd(), b.as_raw_fd());
+        arrives(&options, vec![(y, a, "a"), (x, b, "b"), (last, labelled("c"), "c")]).await;
+        arrives(&options, vec![(3, labelled("c"), "c"), (4, labelled("d"), "d"), (9, labelled("e"), "e")])
+            .await;
     }
 }
 
@@ -109,8 +112,7 @@ async fn exactly_the_declared_descriptors_arrive() {
 /// An exec error reaches the caller, and no byte of it a passed descriptor: wherever it is placed, over any number.
 #[tokio::test]
 async fn exec_errors_never_touch_a_passed_descriptor() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let (mut reader, writer) = pipe();
         let writer = std::sync::Arc::new(writer);
         let mut command = Command::new("/no/such/program").stdout(Stdio::Fd(writer.clone()));
@@ -175,25 +177,10 @@ async fn borrowed_descriptors_are_copied() {
     }
 }
 
-/// Every number below the limit can be a target, the last one too, whatever has to be moved out of the way.
-#[tokio::test]
-async fn the_last_number_is_a_target_too() {
-    let (limit, _) =
-        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limits");
-    let last = i32::try_from(limit).expect("a sane limit") - 1;
-    for options in mechanisms() {
-        let (a, b) = (labelled("a"), labelled("b"));
-        let (x, y) = (a.as_raw_fd(), b.as_raw_fd());
-        arrives(&options, vec![(y, a, "a"), (x, b, "b"), (last, labelled("c"), "c")]).await;
-    }
-}
-
 /// What cannot be passed is named, nothing is started, and nothing is left open.
 #[tokio::test]
 async fn impossible_descriptors_are_errors() {
-    let (limit, _) =
-        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limits");
-    let beyond = i32::try_from(limit).expect("a sane limit");
+    let beyond = limit_of_descriptors();
     let cases: Vec<(Command, &str)> = vec![
         (Command::new("true").pass_fd(labelled("x"), -5), "descriptor -5: the number is negative"),
         (Command::new("true").pass_fd(labelled("x"), beyond), "RLIMIT_NOFILE"),
@@ -207,8 +194,7 @@ async fn impossible_descriptors_are_errors() {
             "descriptor 1: it is mapped twice",
         ),
     ];
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         for (command, says) in &cases {
             let error = group.start(command).await.expect_err("impossible");
             assert!(matches!(error, processkit::Error::Spawn { .. }), "{error:?}");
@@ -222,8 +208,15 @@ async fn impossible_descriptors_are_errors() {
 /// A source that was closed is named by its target. In a process of its own, where nobody else gets its number.
 #[tokio::test]
 async fn a_closed_source_is_an_error() {
-    let output = roles::play("closed", "").stdin(std::process::Stdio::null()).output().expect("played");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("cannot pass descriptor 7: its source cannot be copied"), "{text}");
+    if !alone("descriptors::a_closed_source_is_an_error").await {
+        return;
+    }
+    let (_reader, writer) = pipe();
+    nix::unistd::close(writer.as_raw_fd()).expect("closed");
+    let command = Command::new("true").pass_fd(writer.as_fd(), 7);
+    std::mem::forget(writer);
+    let group = ProcessGroup::new().expect("a group");
+    let error = group.start_blocking(&command).expect_err("closed").to_string();
+    assert!(error.contains("cannot pass descriptor 7: its source cannot be copied"), "{error}");
+    assert!(group.is_empty().expect("an answer"));
 }

@@ -1,10 +1,10 @@
 //! C8: the end of an owner that had no chance to tidy up.
 
+use crate::play::{Owner, alone, say, until_killed};
 use crate::rig::*;
-use crate::roles::{Owner, quiet_sleep, say};
-use processkit::{Adopted, Command, ProcessGroup, ProcessGroupOptions, Stdio, pidfd_open, sweep_leaked};
+use crate::roles::quiet_sleep;
+use processkit::{Adopted, Command, ProcessGroup, ProcessGroupOptions, Stdio, sweep_leaked};
 use std::fs;
-use std::io::Read;
 use std::path::PathBuf;
 
 /// Two members, one of which has left its parent, its process group and its session. Each says its pid.
@@ -25,7 +25,7 @@ pub(crate) fn guard(how: &str) {
         group.persist();
     }
     drop(group.start_blocking(&sh(TREE).stdout(Stdio::Inherit)).expect("started"));
-    let _ = std::io::stdin().read(&mut [0]); // until we are killed
+    until_killed();
     drop((group, ballast));
 }
 
@@ -36,83 +36,52 @@ struct Scene {
     members: [Adopted; 2],
 }
 
-async fn scene(how: &str) -> Scene {
-    let mut owner = Owner::play("guard", how).await;
+fn scene(how: &str) -> Scene {
+    let mut owner = Owner::play("guard", how);
     let guardian = owner.pid();
     let location = Some(PathBuf::from(owner.line())).filter(|location| location.is_absolute());
     let members = [(); 2].map(|()| adopted(owner.pid()));
     Scene { owner, guardian, location, members }
 }
 
-fn adopted(pid: u32) -> Adopted {
-    Adopted::from_pidfd(pidfd_open(pid).expect("a pidfd")).expect("adopted")
-}
-
 fn hows() -> Vec<&'static str> {
     if cgroups() { vec!["fallback", "cgroup"] } else { vec!["fallback"] }
-}
-
-#[tokio::test]
-async fn a_guardian_ends_the_tree_of_a_killed_owner() {
-    for how in hows() {
-        let scene = scene(how).await;
-        let guardian = adopted(scene.guardian);
-        let alone = scene.owner.die();
-        for member in scene.members {
-            within("the end of a member", member.gone()).await.expect("gone");
-        }
-        within("the guardian's end", guardian.gone()).await.expect("gone");
-        if let Some(location) = scene.location {
-            assert!(!location.exists(), "removed before the guardian ends");
-        }
-        drop(alone);
-    }
 }
 
 /// The controls: without a guardian the tree lives on, and so does a group that was persisted.
 #[tokio::test]
 async fn without_a_guardian_the_tree_lives_on() {
+    if !alone("guardian::without_a_guardian_the_tree_lives_on").await {
+        return;
+    }
     for how in hows() {
         for what in ["unguarded", "persisted"] {
-            // unless another program on this machine makes its first group right now, and sweeps
-            let mut lived_on = false;
-            for _ in 0..10 {
-                lived_on = lives_on(how, what).await;
-                if lived_on {
-                    break;
-                }
+            let scene = scene(&format!("{how} {what}"));
+            assert_eq!(scene.guardian == 0, what == "unguarded");
+            scene.owner.die();
+            assert!(scene.members.iter().all(|member| lives(member.pid())), "{how} {what}");
+            for member in &scene.members {
+                member.signal(processkit::Signal::Kill).expect("sent");
+                within("the end of a member", member.gone()).await.expect("gone");
             }
-            assert!(lived_on, "{how} {what}");
+            sweep_leaked().expect("swept");
+            if let Some(location) = scene.location {
+                vanished(&location).await;
+            }
         }
     }
-}
-
-async fn lives_on(how: &str, what: &str) -> bool {
-    let scene = scene(&format!("{how} {what}")).await;
-    assert_eq!(scene.guardian == 0, what == "unguarded");
-    let alone = scene.owner.die();
-    let lived_on = scene.members.iter().all(|member| lives(member.pid()));
-    for member in &scene.members {
-        member.signal(processkit::Signal::Kill).expect("sent");
-        within("the end of a member", member.gone()).await.expect("gone");
-    }
-    sweep_leaked().expect("swept");
-    if let Some(location) = scene.location {
-        vanished(&location).await;
-    }
-    drop(alone);
-    lived_on
 }
 
 fn comm(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
 }
 
-/// Recognisable, out of the way, and small: whatever its owner has, it gives back.
+/// Recognisable, out of the way, and small: whatever its owner has, it gives back. And it does what it is there for.
 #[tokio::test]
-async fn a_guardian_keeps_nothing_of_its_owner() {
+async fn a_guardian_outlives_its_owner_and_nobody_else() {
     for how in hows() {
-        let scene = scene(how).await;
+        let scene = scene(how);
+        let guardian = adopted(scene.guardian);
         let proc = PathBuf::from(format!("/proc/{}", scene.guardian));
         assert_eq!(comm(scene.guardian), "pk-guardian\n");
         assert_eq!(fs::read_to_string(proc.join("cmdline")).expect("readable"), "");
@@ -143,36 +112,29 @@ async fn a_guardian_keeps_nothing_of_its_owner() {
             let members = fs::read_to_string(location.join("cgroup.procs")).expect("readable");
             assert!(!members.lines().any(|pid| pid == session), "not in what it guards");
         }
-        drop(scene.owner.die());
+        scene.owner.die();
         for member in scene.members {
             within("the end of a member", member.gone()).await.expect("gone");
         }
+        within("the guardian's end", guardian.gone()).await.expect("gone");
         if let Some(location) = scene.location {
-            vanished(&location).await;
+            assert!(!location.exists(), "removed before the guardian ends");
         }
     }
 }
 
-/// The rest of its life, in an owner of its own: who inherits, when it ends, what becomes of one that is killed.
-pub(crate) fn guards() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        for options in mechanisms() {
-            let options = options.guardian(true);
-            heirs(&options).await;
-            idle(&options).await;
-            revived(&options).await;
-        }
-        within("the background", processkit::settled()).await;
-    });
-    say("guarded");
-}
-
+/// The rest of its life: who inherits, when it ends, what becomes of one that is killed.
 #[tokio::test]
 async fn the_life_of_a_guardian() {
-    let mut owner = Owner::play("guards", "").await;
-    assert_eq!(owner.line(), "guarded");
-    drop(owner.end());
+    if !alone("guardian::the_life_of_a_guardian").await {
+        return;
+    }
+    for options in mechanisms() {
+        let options = options.guardian(true);
+        heirs(&options).await;
+        idle(&options).await;
+        revived(&options).await;
+    }
 }
 
 fn guardian_of(group: &ProcessGroup) -> Adopted {
@@ -209,13 +171,13 @@ async fn idle(options: &ProcessGroupOptions) {
     one.release();
     assert!(lives(guardian.pid()));
     two.shutdown().await.expect("gone");
-    reaped(guardian.pidfd().try_clone_to_owned().expect("a copy")).await;
+    reaped(copy(guardian.pidfd())).await;
 
     let mut again = ProcessGroup::with_options(options.clone()).expect("a group");
     let guardian = guardian_of(&again);
     again.persist();
     assert!(again.guardian().is_none());
-    reaped(guardian.pidfd().try_clone_to_owned().expect("a copy")).await;
+    reaped(copy(guardian.pidfd())).await;
     again.kill_on_drop();
     assert!(lives(guardian_of(&again).pid()));
     again.remove().await.expect("gone");
@@ -240,5 +202,5 @@ async fn revived(options: &ProcessGroupOptions) {
     let mut process = one.start(&Command::new("true")).await.expect("started");
     assert!(process.exit().await.expect("an exit").success());
     drop((one, two));
-    reaped(second.pidfd().try_clone_to_owned().expect("a copy")).await;
+    reaped(copy(second.pidfd())).await;
 }

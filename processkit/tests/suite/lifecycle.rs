@@ -1,24 +1,22 @@
 //! C5, C9: what an owner intends outlives it, and nothing else does.
 
+use crate::play::{Owner, alone};
 use crate::rig::*;
-use crate::roles::Owner;
-use processkit::{
-    Adopted, Command, Error, Exit, ProcessGroup, ProcessGroupOptions, identity_of, pidfd_open, sweep_leaked,
-};
+use processkit::{Adopted, Error, Exit, ProcessGroup, ProcessGroupOptions, identity_of, sweep_leaked};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 #[tokio::test]
 async fn a_persisted_group_survives_its_owner() {
-    if !cgroups() {
+    if !cgroups() || !alone("lifecycle::a_persisted_group_survives_its_owner").await {
         return;
     }
     let name = unique("persisted");
-    let mut owner = Owner::play("persist", &name).await;
+    let mut owner = Owner::play("persist", &name);
     let pid = owner.pid();
-    let alone = owner.end();
+    owner.end();
     assert!(lives(pid), "the owner is gone, the group is not");
-    let member = Adopted::from_pidfd(pidfd_open(pid).expect("a pidfd")).expect("adopted");
+    let member = adopted(pid);
     assert_eq!(identity_of(pid).expect("an identity").pid, member.pid());
 
     sweep_leaked().expect("swept");
@@ -33,7 +31,7 @@ async fn a_persisted_group_survives_its_owner() {
     let directory = OwnedFd::from(std::fs::File::open(&location).expect("opened"));
     let group = ProcessGroup::reopen_by_fd(directory).expect("reopened");
     assert_eq!(group.location(), by_path.location());
-    let mut own = group.start(&Command::new("sleep").arg("1000")).await.expect("one more");
+    let mut own = group.start(&sleeper()).await.expect("one more");
     assert_eq!(by_path.members().expect("members").len(), 2);
     group.remove().await.expect("gone");
     assert_eq!(own.exit().await.expect("an exit").signal, Some(9));
@@ -41,7 +39,6 @@ async fn a_persisted_group_survives_its_owner() {
     let _ = within("its exit", member.exit()).await;
     assert!(!location.exists());
     assert!(ProcessGroup::reopen(&name).expect_err("gone").is_not_found());
-    drop(alone);
 }
 
 /// The control of persistence: a named group that was not persisted goes with its owner's handle.
@@ -56,7 +53,7 @@ async fn a_named_group_is_killed_on_drop_until_persisted() {
     assert!(matches!(taken, Error::Io(ref e) if e.kind() == std::io::ErrorKind::AlreadyExists), "{taken}");
     let location = group.location().expect("a directory").to_owned();
     assert!(location.ends_with(&name));
-    let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    let mut process = group.start(&sleeper()).await.expect("started");
     drop(group);
     assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
     vanished(&location).await;
@@ -64,7 +61,7 @@ async fn a_named_group_is_killed_on_drop_until_persisted() {
     // reopened, and asked to kill again
     let mut group = ProcessGroup::named(&name, ProcessGroupOptions::default()).expect("free again");
     group.persist();
-    let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    let mut process = group.start(&sleeper()).await.expect("started");
     drop(group);
     let mut group = ProcessGroup::reopen(&name).expect("reopened");
     assert!(process.try_exit().expect("an answer").is_none());
@@ -80,10 +77,9 @@ async fn a_named_group_is_killed_on_drop_until_persisted() {
 /// A released group lives on, whichever mechanism holds it.
 #[tokio::test]
 async fn a_released_group_lives_on() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let location = group.location().map(ToOwned::to_owned);
-        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let mut process = group.start(&sleeper()).await.expect("started");
         group.release();
         assert!(process.try_exit().expect("an answer").is_none());
         match location {
@@ -103,8 +99,8 @@ async fn one_process_can_be_released() {
         return;
     }
     let group = ProcessGroup::new().expect("a group");
-    let mut released = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
-    let mut control = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    let mut released = group.start(&sleeper()).await.expect("started");
+    let mut control = group.start(&sleeper()).await.expect("started");
     group.release_process(&released).expect("released");
     assert_eq!(group.members().expect("members"), [control.pid().expect("a pid")]);
     group.remove().await.expect("gone");
@@ -117,24 +113,20 @@ async fn one_process_can_be_released() {
 /// A process of somebody else, by its pidfd: signals, its end, and how it ended.
 #[tokio::test]
 async fn a_process_that_is_not_ours_is_adopted() {
-    if !cgroups() {
+    if !cgroups() || !alone("lifecycle::a_process_that_is_not_ours_is_adopted").await {
         return;
     }
-    let mut owner = Owner::play("leak", "").await;
+    let mut owner = Owner::play("leak", "");
     let pid = owner.pid();
     let location = PathBuf::from(owner.line());
     let recorded = identity_of(pid).expect("an identity");
-    let adopted = Adopted::from_pidfd(pidfd_open(pid).expect("a pidfd")).expect("adopted");
+    let adopted = adopted(pid);
     assert_eq!(identity_of(adopted.pid()).expect("an identity"), recorded);
     {
         // several may wait at once, and give up
         let waits = async { tokio::join!(adopted.gone(), adopted.gone(), adopted.exit()) };
         tokio::pin!(waits);
-        tokio::select! {
-            biased;
-            _ = &mut waits => panic!("too early"),
-            () = tokio::task::yield_now() => {}
-        }
+        pending(&mut waits).await;
         adopted.signal(processkit::Signal::Term).expect("sent");
         let (one, two, exit) = within("its end", waits).await;
         one.expect("gone");
@@ -146,10 +138,9 @@ async fn a_process_that_is_not_ours_is_adopted() {
         );
     }
     adopted.signal(processkit::Signal::Term).expect("gone is fine");
-    let alone = owner.die();
+    owner.die();
     sweep_leaked().expect("swept");
     vanished(&location).await;
-    drop(alone);
 }
 
 #[tokio::test]
@@ -165,30 +156,28 @@ async fn only_processes_are_adopted() {
 /// lives, and one that was persisted.
 #[tokio::test]
 async fn leaked_groups_are_swept() {
-    if !cgroups() {
+    if !cgroups() || !alone("lifecycle::leaked_groups_are_swept").await {
         return;
     }
     let living = ProcessGroup::new().expect("a group");
-    let mut of_living = living.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    let mut of_living = living.start(&sleeper()).await.expect("started");
 
-    let mut owner = Owner::play("leak", "").await;
-    let leaked = Adopted::from_pidfd(pidfd_open(owner.pid()).expect("a pidfd")).expect("adopted");
+    let mut owner = Owner::play("leak", "");
+    let leaked = adopted(owner.pid());
     let leaked_location = PathBuf::from(owner.line());
-    let alone = owner.die();
+    owner.die();
     assert!(
         lives(leaked.pid()) && leaked_location.exists(),
         "control: it outlives its owner until somebody sweeps"
     );
 
-    let mut owner = Owner::play_more("leak persisted", "", alone);
+    let mut owner = Owner::play("leak persisted", "");
     let persisted = owner.pid();
     let persisted_location = PathBuf::from(owner.line());
     // That one was a first group, too: its start may have swept what we leaked.
-    let alone = owner.die();
+    owner.die();
 
-    let mut owner = Owner::play_more("settle", "", alone);
-    assert_eq!(owner.line(), "settled");
-    let alone = owner.end();
+    Owner::play("settle", "").end();
     within("the end of the leaked", leaked.gone()).await.expect("gone");
     let _ = leaked.exit().await;
     assert!(!leaked_location.exists());
@@ -199,5 +188,4 @@ async fn leaked_groups_are_swept() {
     living.remove().await.expect("gone");
     ProcessGroup::reopen_by_path(&persisted_location).expect("reopened").remove().await.expect("gone");
     assert!(!lives(persisted));
-    drop(alone);
 }

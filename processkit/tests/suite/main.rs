@@ -8,6 +8,7 @@ mod groups;
 mod guardian;
 mod lifecycle;
 mod pipeline;
+mod play;
 mod privileges;
 mod probes;
 mod rig;

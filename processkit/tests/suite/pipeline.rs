@@ -26,21 +26,15 @@ async fn a_pipe_goes_from_stage_to_stage() {
     let pipeline = tells(1, "exec sleep 1000", &teller) | tells(0, "exec cat", &teller);
     let mut run = Box::pin(pipeline.output_string());
     let mut names = Vec::new();
-    while names.len() < 2 {
-        tokio::select! {
-            result = &mut run => panic!("too early: {result:?}"),
-            line = lines.line() => names.push(line),
-        }
+    for _ in 0..2 {
+        names.push(during(&mut run, lines.line()).await);
     }
     assert!(names[0].starts_with("pipe:["), "{names:?}");
     assert_eq!(names[0], names[1], "one pipe");
     // We may be between a start and the closing of our copies, which nothing waits for.
     let closed = async {
         while held(&names[0]) {
-            tokio::select! {
-                result = &mut run => panic!("too early: {result:?}"),
-                () = tokio::task::yield_now() => {}
-            }
+            pending(&mut run).await;
         }
     };
     within("our copies are closed", closed).await;
@@ -157,11 +151,8 @@ async fn a_dropped_pipeline_ends_its_stages() {
         drop(stage);
         let mut run = Box::pin(pipeline.output_string());
         let mut pids = Vec::new();
-        while pids.len() < 3 {
-            tokio::select! {
-                result = &mut run => panic!("too early: {result:?}"),
-                pid = lines.pid() => pids.push(pid),
-            }
+        for _ in 0..3 {
+            pids.push(during(&mut run, lines.pid()).await);
         }
         assert!(pids.iter().all(|pid| lives(*pid)), "control");
         drop(run);
@@ -194,10 +185,7 @@ async fn one_token_cancels_all() {
     drop(stage);
     let mut run = Box::pin(pipeline.output_string());
     for _ in 0..2 {
-        tokio::select! {
-            result = &mut run => panic!("too early: {result:?}"),
-            _ = lines.pid() => {}
-        }
+        during(&mut run, lines.pid()).await;
     }
     token.cancel();
     let error = within("the end", run).await.expect_err("cancelled");

@@ -1,15 +1,14 @@
 //! C14: what a child gives up or is given before its exec, with every mechanism. Most of it needs root.
 
+use crate::play::{Owner, alone};
 use crate::rig::*;
-use crate::roles;
+use crate::roles::quiet_sleep;
 use processkit::{Command, Error, ProcessGroup, ProcessGroupOptions, Resource};
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 /// Nobody in particular.
@@ -19,9 +18,8 @@ const GID: u32 = 54_322;
 /// Whether tests that need root can run; says so if not, and fails where everything is required.
 fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
-    assert!(root || std::env::var_os("HANDOFF_REQUIRE_ALL").is_none_or(|v| v != "1"), "root is missing");
     if !root {
-        eprintln!("not tested: root is missing");
+        missing("root");
     }
     root
 }
@@ -65,12 +63,9 @@ async fn a_group_holds_whoever_its_members_are() {
     if !root() {
         return;
     }
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let script = "setsid sh -c 'echo $$; exec sleep 1000' & exec sleep 1000";
-        let (command, mut out) = Output::of(sh(script).uid(UID).gid(GID));
-        let mut process = group.start(&command).await.expect("started");
-        drop(command);
+        let (mut process, mut out) = speaker(&group, sh(script).uid(UID).gid(GID)).await;
         let escapee = out.pid().await;
         let leader = process.pid().expect("a pid");
         let members: BTreeSet<u32> = group.members().expect("members").into_iter().collect();
@@ -84,70 +79,60 @@ async fn a_group_holds_whoever_its_members_are() {
     }
 }
 
-/// Was wrong: one member that may not be signalled, as a setuid program may not, spared those that came after it.
+/// Was wrong: one member that may not be signalled, as a setuid program may not, spared those that came after it. And a
+/// shutdown stopped there once, so that what did not obey lived on: it is the third act.
 #[tokio::test]
 async fn one_that_may_not_be_signalled_spares_nobody() {
     if !root() {
         return;
     }
-    let output = roles::play("refused", "").stdin(std::process::Stdio::null()).output().expect("played");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("> nobody spared"), "{text}");
-}
-
-/// The role: not root for the time of a signal. Others are born before and after the one that is somebody else's.
-///
-/// A shutdown stopped there once, and what did not obey lived on: it is the third act.
-pub(crate) fn refused() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    if !alone("privileges::one_that_may_not_be_signalled_spares_nobody").await {
+        return;
+    }
+    // Not root for the time of a signal. Others are born before and after the one that is somebody else's.
     let root = |root: bool| {
         nix::unistd::seteuid(if root { 0 } else { UID }.into()).expect("root, or not");
         nix::sys::prctl::set_dumpable(true).expect("our own /proc/self as before");
     };
     let acts = |options: ProcessGroupOptions| ["TERM", "KILL", "shutdown"].map(|act| (options.clone(), act));
-    runtime.block_on(async {
-        for (options, act) in mechanisms().into_iter().flat_map(acts) {
-            let options = options.shutdown_timeout(Duration::from_millis(20));
-            let group = ProcessGroup::with_options(options).expect("a group");
-            if act == "KILL" && group.location().is_some() {
-                continue; // the kernel asks nobody there
-            }
-            let mut members = Vec::new();
-            for uid in [UID, UID + 1, UID] {
-                members.push(group.start(&roles::quiet_sleep().uid(uid)).await.expect("started"));
-            }
-            root(false);
-            let sent = match act {
-                "TERM" | "KILL" => {
-                    let sent = if act == "KILL" { group.kill() } else { group.terminate_all() };
-                    root(true);
-                    for member in [0, 2] {
-                        within("the exit", members[member].exit()).await.expect("an exit");
-                    }
-                    assert_eq!(members[1].try_exit().expect("an answer"), None, "control");
-                    within("the end", group.remove()).await.expect("gone");
-                    sent
-                }
-                _ => {
-                    tokio::time::pause(); // the grace, until we are root again
-                    let mut shutdown = pin!(group.shutdown());
-                    poll_fn(|context| Poll::Ready(assert!(shutdown.as_mut().poll(context).is_pending())))
-                        .await;
-                    tokio::time::resume();
-                    root(true);
-                    within("the end", shutdown).await
-                }
-            };
-            assert!(sent.expect_err("not one of ours").is_permission_denied());
-            let signal = if act == "KILL" { 9 } else { 15 };
-            for (member, signal) in members.iter_mut().zip([signal, 9, signal]) {
-                let exit = within("the exit", member.exit()).await.expect("an exit");
-                assert_eq!(exit.signal, Some(signal), "{act}");
-            }
+    for (options, act) in mechanisms().into_iter().flat_map(acts) {
+        let options = options.shutdown_timeout(Duration::from_millis(20));
+        let group = ProcessGroup::with_options(options).expect("a group");
+        if act == "KILL" && group.location().is_some() {
+            continue; // the kernel asks nobody there
         }
-    });
-    roles::say("nobody spared");
+        let mut members = Vec::new();
+        for uid in [UID, UID + 1, UID] {
+            members.push(started(&group, &quiet_sleep().uid(uid)).await);
+        }
+        root(false);
+        let sent = match act {
+            "TERM" | "KILL" => {
+                let sent = if act == "KILL" { group.kill() } else { group.terminate_all() };
+                root(true);
+                for member in [0, 2] {
+                    within("the exit", members[member].exit()).await.expect("an exit");
+                }
+                assert_eq!(members[1].try_exit().expect("an answer"), None, "control");
+                within("the end", group.remove()).await.expect("gone");
+                sent
+            }
+            _ => {
+                tokio::time::pause(); // the grace, until we are root again
+                let mut shutdown = pin!(group.shutdown());
+                pending(shutdown.as_mut()).await;
+                tokio::time::resume();
+                root(true);
+                within("the end", shutdown).await
+            }
+        };
+        assert!(sent.expect_err("not one of ours").is_permission_denied());
+        let signal = if act == "KILL" { 9 } else { 15 };
+        for (member, signal) in members.iter_mut().zip([signal, 9, signal]) {
+            let exit = within("the exit", member.exit()).await.expect("an exit");
+            assert_eq!(exit.signal, Some(signal), "{act}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -216,8 +201,7 @@ async fn a_refused_step_is_named() {
         cases.push((Command::new("true").gid(0), ErrorKind::PermissionDenied, "the gid"));
         cases.push((Command::new("true").groups([0]), ErrorKind::PermissionDenied, "groups"));
     }
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         for (command, kind, says) in &cases {
             let error = group.start(command).await.expect_err("refused");
             let Error::Spawn { source, .. } = &error else { panic!("{error}") };
@@ -234,26 +218,11 @@ async fn a_refused_step_is_named() {
 /// A child whose parent is killed goes as well, without a group that would see to it; the control stays.
 #[tokio::test]
 async fn a_child_may_die_with_its_parent() {
-    use tokio::io::{AsyncBufReadExt, BufReader};
-    let mut owner = tokio::process::Command::from(roles::play("dies", ""))
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("played");
-    let mut lines = BufReader::new(owner.stdout.take().expect("a pipe")).lines();
-    let mut pids = Vec::new();
-    while pids.len() < 2 {
-        let line = within("a pid", lines.next_line()).await.expect("readable").expect("a line");
-        pids.extend(line.strip_prefix("> ").map(|pid| pid.parse::<u32>().expect("a pid")));
-    }
-    let [bound, free] = pids[..] else { panic!("{pids:?}") };
-    let watched =
-        processkit::Adopted::from_pidfd(processkit::pidfd_open(bound).expect("alive")).expect("adopted");
-    let control =
-        processkit::Adopted::from_pidfd(processkit::pidfd_open(free).expect("alive")).expect("adopted");
-    owner.kill().await.expect("killed");
+    let mut owner = Owner::play("dies", "");
+    let (watched, control) = (adopted(owner.pid()), adopted(owner.pid()));
+    owner.die();
     within("its end", watched.gone()).await.expect("gone");
-    assert!(lives(free), "control");
+    assert!(lives(control.pid()), "control");
     control.signal(processkit::Signal::Kill).expect("ended");
     within("its end", control.gone()).await.expect("gone");
 }
@@ -264,8 +233,15 @@ async fn memory_is_ours_again_after_the_exec() {
     if !root() {
         return;
     }
-    let output = roles::play("dumpable", "").stdin(std::process::Stdio::null()).output().expect("played");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("> still dumpable"), "{text}");
+    if !alone("privileges::memory_is_ours_again_after_the_exec").await {
+        return;
+    }
+    let is_dumpable = || nix::sys::prctl::get_dumpable().expect("an answer");
+    assert!(is_dumpable(), "control");
+    let group = ProcessGroup::new().expect("a group");
+    for program in ["true", "/no/such/program"] {
+        let command = Command::new(program).uid(54_321);
+        assert_eq!(group.start_blocking(&command).is_ok(), program == "true");
+        assert!(is_dumpable());
+    }
 }

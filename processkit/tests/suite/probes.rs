@@ -1,7 +1,8 @@
 //! Waiting until a process is ready.
 
 use crate::rig::*;
-use processkit::{Error, ProcessGroup};
+use processkit::Error;
+use std::pin::pin;
 use std::time::Duration;
 
 const FOREVER: Duration = Duration::from_secs(3600);
@@ -10,8 +11,7 @@ const SHORT: Duration = Duration::from_millis(50);
 /// Its last words count, and its end ends the wait, although a grandchild holds the output open. The control lives.
 #[tokio::test]
 async fn the_end_of_the_process_ends_the_wait() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let command = sh("sleep 1000 & echo one; echo last; exit 3");
         let mut process = group.start(&command).await.expect("started");
         ended(&process).await;
@@ -53,20 +53,15 @@ async fn probes_can_be_given_up() {
     assert!(lives(process.pid().expect("not reaped")));
 }
 
-/// A port that opens later.
+/// A port that opens later. Ours all the time, so that nobody else can take it meanwhile.
 #[tokio::test]
 async fn a_port_is_awaited() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("its number");
-    drop(listener);
-    let mut process = sh("exec sleep 1000").start().await.expect("started");
-    let (ready, listener) = within("the port", async {
-        tokio::join!(process.wait_for_port(address, FOREVER), async {
-            tokio::task::yield_now().await;
-            tokio::net::TcpListener::bind(address).await.expect("the port again")
-        })
-    })
-    .await;
-    ready.expect("somebody listens");
-    drop(listener);
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = socket.local_addr().expect("its number");
+    let mut process = sleeper().start().await.expect("started");
+    let mut ready = pin!(process.wait_for_port(address, FOREVER));
+    pending(ready.as_mut()).await;
+    let _listener = socket.listen(1).expect("listening");
+    within("the port", ready).await.expect("somebody listens");
 }

@@ -1,10 +1,14 @@
 //! What the tests share: groups with names of their own, events with one deadline, and eyes on `/proc`.
 
-use processkit::{Command, Mechanism, ProcessGroup, ProcessGroupOptions};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use processkit::{
+    Adopted, Command, Mechanism, ProcessGroup, ProcessGroupOptions, RunningProcess, pidfd_open,
+};
+use std::fmt::{Debug, Display};
 use std::fs::File;
 use std::future::Future;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -19,16 +23,34 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }
 
+/// What comes of something while something else goes on: a panic if that ends first.
+pub(crate) async fn during<T>(run: impl Future<Output: Debug>, other: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        early = run => panic!("too early: {early:?}"),
+        result = other => result,
+    }
+}
+
+/// One look at what is not to end yet.
+pub(crate) async fn pending(run: impl Future<Output: Debug>) {
+    during(run, tokio::task::yield_now()).await;
+}
+
 /// Whether tests that need a cgroup can run; says what is missing, and fails where everything is required.
 pub(crate) fn cgroups() -> bool {
     let group = ProcessGroup::new().expect("a group");
     if group.mechanism() == Mechanism::CgroupV2 {
         return true;
     }
-    let missing = format!("cgroup v2 is missing: {}", group.mechanism_reason());
-    assert!(std::env::var_os("HANDOFF_REQUIRE_ALL").is_none_or(|v| v != "1"), "{missing}");
-    eprintln!("not tested: {missing}");
+    missing(format!("cgroup v2: {}", group.mechanism_reason()));
     false
+}
+
+/// Something is not tested because of this; a failure where everything is required.
+pub(crate) fn missing(what: impl Display) {
+    assert!(std::env::var_os("HANDOFF_REQUIRE_ALL").is_none_or(|v| v != "1"), "missing: {what}");
+    eprintln!("not tested, missing: {what}");
 }
 
 /// Both mechanisms, as far as they are there.
@@ -41,6 +63,11 @@ pub(crate) fn mechanisms() -> Vec<ProcessGroupOptions> {
     all
 }
 
+/// A group of each mechanism, one after the other.
+pub(crate) fn groups() -> impl Iterator<Item = ProcessGroup> {
+    mechanisms().into_iter().map(|options| ProcessGroup::with_options(options).expect("a group"))
+}
+
 /// A name no other test has.
 pub(crate) fn unique(name: &str) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -50,6 +77,27 @@ pub(crate) fn unique(name: &str) -> String {
 /// `sh -c script`.
 pub(crate) fn sh(script: &str) -> Command {
     Command::new("/bin/sh").arg("-c").arg(script)
+}
+
+/// Sleeps for as long as anybody may wait.
+pub(crate) fn sleeper() -> Command {
+    Command::new("sleep").arg("1000")
+}
+
+/// A process of a group.
+pub(crate) async fn started(group: &ProcessGroup, command: &Command) -> RunningProcess {
+    within("the start", group.start(command)).await.expect("started")
+}
+
+/// A process of a group, and what it says. The end of that comes when nobody can write any more.
+pub(crate) async fn speaker(group: &ProcessGroup, command: Command) -> (RunningProcess, Output) {
+    let (command, output) = Output::of(command);
+    (started(group, &command).await, output)
+}
+
+/// A process by its pid, while it is there.
+pub(crate) fn adopted(pid: u32) -> Adopted {
+    Adopted::from_pidfd(pidfd_open(pid).expect("a pidfd")).expect("adopted")
 }
 
 /// A pipe whose end for reading stays here.
@@ -97,10 +145,7 @@ impl Output {
 pub(crate) async fn output(options: &ProcessGroupOptions, command: Command) -> String {
     let group = ProcessGroup::with_options(options.clone()).expect("a group");
     let (mut reader, writer) = pipe();
-    let mut process = {
-        let command = command.stdout(writer);
-        group.start(&command).await.expect("started")
-    };
+    let mut process = started(&group, &command.stdout(writer)).await;
     let exit = within("the end of the command", process.exit()).await.expect("an exit");
     let mut text = String::new();
     reader.read_to_string(&mut text).expect("text");
@@ -125,22 +170,8 @@ pub(crate) fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("a list").count()
 }
 
-/// Until as few are open as at the first call. The pipes of a dropped handle are closed when the runtime gets round to it.
-pub(crate) async fn no_more_descriptors(bound: &mut Option<usize>) {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    let bound = *bound.get_or_insert_with(open_descriptors);
-    let closed = async {
-        while open_descriptors() > bound {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("as few descriptors as before", closed).await;
-}
-
 /// Do what blocks in a thread that nobody waits for: a runtime would wait for its own, and hide the panic of a wait in vain.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || sender.send(work()).ok());
     receiver.await.expect("no panic")
@@ -166,29 +197,29 @@ pub(crate) async fn vanished(path: &Path) {
 
 /// Until the process is not even a zombie any more: the kernel hangs its pidfd up (Linux 6.9).
 pub(crate) async fn reaped(pidfd: OwnedFd) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-    let waiting = apart(move || {
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::NONE).expect("polled");
-    });
-    within("a zombie to be reaped", waiting).await;
+    told("a zombie to be reaped", pidfd, PollFlags::empty()).await;
 }
 
 /// Until nothing of this process runs any more.
 pub(crate) async fn gone(pid: u32) {
-    let Ok(pidfd) = processkit::pidfd_open(pid) else { return };
-    let Ok(adopted) = processkit::Adopted::from_pidfd(pidfd) else { return };
+    let Ok(pidfd) = pidfd_open(pid) else { return };
+    let Ok(adopted) = Adopted::from_pidfd(pidfd) else { return };
     within("the end of a process", adopted.gone()).await.expect("watched");
 }
 
 /// Until a child of ours has ended, whoever takes its status.
-pub(crate) async fn ended(process: &processkit::RunningProcess) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-    let pidfd = process.pidfd().try_clone_to_owned().expect("a copy");
+pub(crate) async fn ended(process: &RunningProcess) {
+    told("the end of a process", copy(process.pidfd()), PollFlags::POLLIN).await;
+}
+
+/// Until the kernel says one of these of a descriptor, or that it hung up.
+async fn told(what: &str, fd: OwnedFd, flags: PollFlags) {
     let waiting = apart(move || {
-        poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).expect("polled");
+        poll(&mut [PollFd::new(fd.as_fd(), flags)], PollTimeout::NONE).expect("polled");
     });
-    within("the end of a process", waiting).await;
+    within(what, waiting).await;
+}
+
+pub(crate) fn copy(fd: BorrowedFd<'_>) -> OwnedFd {
+    fd.try_clone_to_owned().expect("a copy")
 }

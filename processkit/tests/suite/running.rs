@@ -1,7 +1,7 @@
 //! One handle: what it owns, what it knows, and what waiting means.
 
 use crate::rig::*;
-use processkit::{Command, ProcessGroup};
+use processkit::ProcessGroup;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,16 +66,19 @@ async fn a_kill_is_for_what_it_owns() {
     }
 }
 
-/// Samples while it lives, and the kernel's account in the end.
+/// Samples while it lives, the first at once, and the kernel's account in the end.
 #[tokio::test]
 async fn a_profile_is_taken() {
+    let script =
+        "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo up; read line; head -c 1M /dev/zero; exit 4";
     for options in mechanisms() {
-        let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; head -c 1M /dev/zero; exit 4";
-        let command = sh(script).group_options(options);
-        let process = command.start().await.expect("started");
-        let profile = within("the run", process.profile(Duration::ZERO)).await.expect("a profile");
+        let mut process = sh(script).keep_stdin_open().group_options(options).start().await.expect("started");
+        let stdin = process.standard_input().expect("a pipe");
+        within("a line", process.wait_for_line(|line| line == "up", DEADLINE)).await.expect("up");
+        let run = async { tokio::join!(process.profile(Duration::MAX), stdin.finish()).0 };
+        let profile = within("the run", run).await.expect("a profile");
         assert_eq!(profile.exit_code, Some(4), "its output did not block it");
-        assert!(profile.samples > 0);
+        assert_eq!(profile.samples, 1);
         assert!(profile.cpu_time.is_some_and(|time| time > Duration::ZERO), "{profile:?}");
         assert!(profile.peak_memory_bytes.is_some_and(|bytes| bytes > 100_000), "{profile:?}");
         assert!(profile.duration >= profile.cpu_time.expect("checked") / 2, "one thread: {profile:?}");
@@ -85,7 +88,7 @@ async fn a_profile_is_taken() {
 /// Live numbers, and those that stay after the end.
 #[tokio::test]
 async fn numbers_are_there_while_it_lives_and_after() {
-    let mut process = Command::new("sleep").arg("1000").start().await.expect("started");
+    let mut process = sleeper().start().await.expect("started");
     assert!(process.cpu_time().is_some());
     assert!(process.peak_memory_bytes().is_some_and(|bytes| bytes > 0));
     process.start_kill().expect("killed");
@@ -99,15 +102,6 @@ async fn numbers_are_there_while_it_lives_and_after() {
 async fn a_run_that_is_given_up_ends() {
     for options in mechanisms() {
         let (command, mut out) = Output::of(sh("echo $$; exec sleep 1000").group_options(options));
-        let pid = {
-            let run = command.output_string();
-            tokio::pin!(run);
-            tokio::select! {
-                biased;
-                _ = &mut run => panic!("too early"),
-                pid = out.pid() => pid,
-            }
-        };
-        gone(pid).await;
+        gone(during(command.output_string(), out.pid()).await).await;
     }
 }

@@ -1,8 +1,8 @@
 //! C1, C2, C3: how a child comes to life, and what is left when it does not.
 
+use crate::play::played;
 use crate::rig::*;
-use crate::roles;
-use processkit::{Command, Error, ProcessGroup, Signal, identity_of};
+use processkit::{Command, Error, Signal, identity_of};
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -10,8 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 
 #[tokio::test]
 async fn a_child_ends_as_it_ended() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         for (script, code, signal) in [
             ("exit 0", Some(0), None),
             ("exit 7", Some(7), None),
@@ -35,11 +34,8 @@ async fn a_child_ends_as_it_ended() {
 /// The cgroup is joined before the first instruction: what the child reads first is already the group.
 #[tokio::test]
 async fn it_is_born_in_its_group() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
-        let (command, mut out) = Output::of(Command::new("cat").arg("/proc/self/cgroup"));
-        let mut process = group.start(&command).await.expect("started");
-        drop(command);
+    for group in groups() {
+        let (mut process, mut out) = speaker(&group, Command::new("cat").arg("/proc/self/cgroup")).await;
         if let Some(location) = group.location() {
             let name = location.file_name().expect("a name").to_str().expect("text").to_owned();
             let mut line = out.line().await;
@@ -113,16 +109,6 @@ async fn the_pid_variable_is_right() {
     }
 }
 
-#[tokio::test]
-async fn it_starts_where_it_should() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let real = directory.path().canonicalize().expect("a path");
-    for options in mechanisms() {
-        let text = output(&options, Command::new("pwd").current_dir(&real).env_remove("PWD")).await;
-        assert_eq!(text.trim_end(), real.to_str().expect("text"));
-    }
-}
-
 /// A failed start names the culprit and leaves nothing: no descriptor, no zombie, no member.
 #[tokio::test]
 async fn failures_name_the_program_and_leave_nothing() {
@@ -163,8 +149,7 @@ async fn failures_name_the_program_and_leave_nothing() {
         ),
         (Command::new(&orphan), Some(ErrorKind::NotFound), "its interpreter"),
     ];
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         for (command, kind, says) in &cases {
             let error = group.start(command).await.expect_err("no such thing");
             let Error::Spawn { program, source } = &error else { panic!("{error}") };
@@ -225,8 +210,7 @@ async fn a_script_outlives_its_command() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("script");
     write_executable(&file, "#!/bin/sh\necho ran\n");
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         for _ in 0..20 {
             let opened = OwnedFd::from(File::open(&file).expect("opened"));
             let (command, mut out) = Output::of(Command::new(&file).exe_fd(opened));
@@ -269,8 +253,5 @@ fn replace(path: &std::path::Path, text: &str) {
 #[tokio::test]
 async fn usage_is_known_after_the_end() {
     let _larger_than_the_child = vec![1u8; 256 << 20];
-    let output = roles::play("usage", "").stdin(std::process::Stdio::null()).output().expect("played");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("> told apart"), "{text}");
+    played("usage");
 }

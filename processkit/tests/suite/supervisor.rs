@@ -2,14 +2,13 @@
 
 use crate::rig::*;
 use processkit::{
-    CancellationToken, Command, Error, JobRunner, ProcessResult, ProcessRunner, RestartPolicy, Result,
-    RunningProcess, StopReason, SupervisionOutcome, Supervisor,
+    CancellationToken, Command, Error, RestartPolicy, Result, StopReason, SupervisionOutcome, Supervisor,
 };
 use std::future::Future;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_millis(1);
@@ -22,22 +21,6 @@ fn counted(file: &Path, then: &str) -> Command {
 
 fn starts(file: &Path) -> usize {
     std::fs::read_to_string(file).map_or(0, |text| text.lines().count())
-}
-
-/// Counts the runs.
-#[derive(Default)]
-struct Counting(AtomicU32);
-
-#[async_trait::async_trait]
-impl ProcessRunner for Counting {
-    async fn output(&self, command: &Command) -> Result<ProcessResult<String>> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        JobRunner.output(command).await
-    }
-
-    async fn start(&self, command: &Command) -> Result<RunningProcess> {
-        JobRunner.start(command).await
-    }
 }
 
 /// By default a crash is run again and a success is not.
@@ -53,48 +36,17 @@ async fn it_runs_again_until_it_succeeds() {
     assert_eq!(outcome.storm_pauses, 0);
 }
 
-#[tokio::test]
-async fn policy_budget_and_predicate_end_it() {
-    let run = async |script: &str, policy, budget: u32| {
-        let runner = Counting::default();
-        let supervisor =
-            Supervisor::new(sh(script)).with_runner(&runner).restart(policy).max_restarts(budget);
-        let outcome = within("an end", supervisor.backoff(SHORT, 1.0).run()).await.expect("an outcome");
-        assert_eq!(runner.0.load(Ordering::Relaxed), outcome.restarts + 1);
-        (outcome.stopped, outcome.restarts, outcome.final_result.code())
-    };
-    use RestartPolicy::*;
-    use StopReason::*;
-    assert_eq!(run("exit 0", Always, 3).await, (RestartsExhausted, 3, Some(0)));
-    assert_eq!(run("exit 1", OnCrash, 2).await, (RestartsExhausted, 2, Some(1)));
-    assert_eq!(run("exit 1", OnCrash, 0).await, (RestartsExhausted, 0, Some(1)));
-    assert_eq!(run("exit 0", OnCrash, 2).await, (PolicySatisfied, 0, Some(0)));
-    assert_eq!(run("exit 1", Never, 2).await, (PolicySatisfied, 0, Some(1)));
-    assert_eq!(run("kill -9 $$", OnCrash, 1).await, (RestartsExhausted, 1, None));
-
-    let mut seen = 0;
-    let supervisor = Supervisor::new(sh("exit 1")).max_restarts(0).backoff(SHORT, 1.0);
-    let outcome = supervisor.stop_when(|result| result.code() == Some(1)).run().await.expect("an outcome");
-    assert_eq!(outcome.stopped, Predicate, "asked before the budget");
-    let supervisor = Supervisor::new(sh("exit 0")).restart(Always).backoff(SHORT, 1.0);
-    let supervisor = supervisor.stop_when(move |_| {
-        seen += 1;
-        seen == 4
-    });
-    let outcome = within("the fourth", supervisor.run()).await.expect("an outcome");
-    assert_eq!((outcome.stopped, outcome.restarts), (Predicate, 3));
-}
-
-/// Codes that the command accepts are no crash; a timeout is one.
+/// Codes that the command accepts are no crash; a signal is one, and a timeout.
 #[tokio::test]
 async fn the_command_says_what_a_crash_is() {
     let outcome = Supervisor::new(sh("exit 3").ok_codes([0, 3])).run().await.expect("an outcome");
     assert_eq!((outcome.stopped, outcome.restarts), (StopReason::PolicySatisfied, 0));
-    let late = Command::new("sleep").arg("1000").timeout(SHORT);
-    let supervisor = Supervisor::new(late).max_restarts(1).backoff(SHORT, 1.0);
-    let outcome = within("two timeouts", supervisor.run()).await.expect("an outcome");
-    assert_eq!((outcome.stopped, outcome.restarts), (StopReason::RestartsExhausted, 1));
-    assert!(outcome.final_result.timed_out());
+    for (crash, timed_out) in [(sh("kill -9 $$"), false), (sleeper().timeout(SHORT), true)] {
+        let supervisor = Supervisor::new(crash).max_restarts(1).backoff(SHORT, 1.0);
+        let outcome = within("two crashes", supervisor.run()).await.expect("an outcome");
+        assert_eq!((outcome.stopped, outcome.restarts), (StopReason::RestartsExhausted, 1));
+        assert_eq!((outcome.final_result.code(), outcome.final_result.timed_out()), (None, timed_out));
+    }
 }
 
 /// A token ends a run, the wait between runs, and the pause of a storm; before the first run nothing is started.
@@ -114,7 +66,7 @@ async fn cancelled_wherever_it_waits() {
     let (running, token) = supervisor("running", "exec sleep 1000");
     let mut run = pin!(running.run());
     while starts(&file("running")) == 0 {
-        going_on(&mut run).await;
+        pending(run.as_mut()).await;
     }
     token.cancel();
     ended(run).await;
@@ -140,7 +92,7 @@ async fn cancelled_wherever_it_waits() {
         });
         let mut run = pin!(supervisor.run());
         while !ran.load(Ordering::Relaxed) {
-            going_on(&mut run).await;
+            pending(run.as_mut()).await;
         }
         token.cancel();
         ended(run).await;
@@ -148,30 +100,12 @@ async fn cancelled_wherever_it_waits() {
     }
 }
 
-/// One more look at a supervision that is to be pending.
-async fn going_on(run: &mut Pin<&mut impl Future<Output = Result<SupervisionOutcome>>>) {
-    tokio::select! {
-        biased;
-        outcome = run.as_mut() => panic!("too early: {outcome:?}"),
-        () = tokio::task::yield_now() => {}
-    }
-}
-
-/// A missing program is missing the next time, too: the error at once, by name.
-#[tokio::test]
-async fn what_cannot_be_started_ends_it() {
-    let runner = Counting::default();
-    let supervisor = Supervisor::new(Command::new("/no/such")).with_runner(&runner).backoff(FOREVER, 1.0);
-    let error = within("an error", supervisor.run()).await.expect_err("missing");
-    assert!(error.is_not_found() && error.to_string().contains("/no/such"), "{error}");
-    assert_eq!(runner.0.load(Ordering::Relaxed), 1);
-}
-
 /// Numbers that make no sense: an error that names the number, and nothing is run. The control is the same without them.
 #[tokio::test]
 async fn bad_numbers_run_nothing() {
-    let runner = Counting::default();
-    let supervisor = || Supervisor::new(sh("exit 0")).with_runner(&runner);
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("starts");
+    let supervisor = || Supervisor::new(counted(&file, "exit 0"));
     let zero = Duration::ZERO;
     let bad = [
         (supervisor().backoff(SHORT, 0.0), "factor"),
@@ -191,9 +125,9 @@ async fn bad_numbers_run_nothing() {
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
         assert!(error.to_string().contains(name), "{error}");
     }
-    assert_eq!(runner.0.load(Ordering::Relaxed), 0);
+    assert_eq!(starts(&file), 0);
     supervisor().run().await.expect("control");
-    assert_eq!(runner.0.load(Ordering::Relaxed), 1);
+    assert_eq!(starts(&file), 1);
 }
 
 /// Dropped in the middle of a run: the process ends, and no other follows.
@@ -206,10 +140,7 @@ async fn a_dropped_supervisor_ends_its_process() {
         .restart(RestartPolicy::Always)
         .backoff(SHORT, 1.0);
     let mut run = Box::pin(supervisor.run());
-    let pid = tokio::select! {
-        outcome = &mut run => panic!("too early: {outcome:?}"),
-        pid = reader.pid() => pid,
-    };
+    let pid = during(&mut run, reader.pid()).await;
     assert!(lives(pid), "control");
     drop(run);
     reader.end().await;

@@ -1,7 +1,11 @@
 //! C6, C7: kill means gone, and a grace ends when it is not needed any more.
 
+use crate::play::alone;
 use crate::rig::*;
-use processkit::{Adopted, Command, ProcessGroup, Signal, kill_by_fd, pidfd_open, wait_empty_by_fd};
+use processkit::{
+    Adopted, Command, Mechanism, ProcessGroup, ProcessGroupOptions, Signal, StreamExt, kill_by_fd,
+    pidfd_open, wait_empty_by_fd,
+};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -15,9 +19,9 @@ const STUBBORN: &str = "trap '' TERM; echo $$; sleep 1000; sleep 1000";
 async fn obedience_ends_the_grace() {
     for options in mechanisms() {
         let group = ProcessGroup::with_options(options.shutdown_timeout(FOREVER)).expect("a group");
-        let mut awaited = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
-        let zombie = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
-        drop(group.start(&Command::new("sleep").arg("1000")).await.expect("started"));
+        let mut awaited = group.start(&sleeper()).await.expect("started");
+        let zombie = group.start(&sleeper()).await.expect("started");
+        drop(group.start(&sleeper()).await.expect("started"));
         let awaiting = async { within("the exit", awaited.exit()).await.expect("an exit") };
         let (shut, exit) = tokio::join!(within("the shutdown", group.shutdown()), awaiting);
         shut.expect("gone");
@@ -29,17 +33,12 @@ async fn obedience_ends_the_grace() {
 /// Was a panic: a grace, or a time between two samples, that no clock can tell the end of. It never ends.
 #[tokio::test]
 async fn a_grace_may_have_no_end() {
-    use processkit::StreamExt;
     for options in mechanisms() {
         let group = ProcessGroup::with_options(options.shutdown_timeout(Duration::MAX)).expect("a group");
-        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let mut process = group.start(&sleeper()).await.expect("started");
         let mut samples = group.sample_stats(Duration::MAX);
         assert!(samples.next().await.is_some(), "control: the first is at once");
-        tokio::select! {
-            biased;
-            _ = samples.next() => panic!("too early"),
-            () = tokio::task::yield_now() => {}
-        }
+        pending(samples.next()).await;
         drop(samples);
         within("the shutdown", group.shutdown()).await.expect("gone");
         assert_eq!(process.exit().await.expect("an exit").signal, Some(15), "asked, not killed");
@@ -53,9 +52,7 @@ async fn disobedience_is_killed() {
         let group =
             ProcessGroup::with_options(options.shutdown_timeout(Duration::from_millis(20))).expect("a group");
         let location = group.location().map(ToOwned::to_owned);
-        let (command, mut out) = Output::of(sh(STUBBORN));
-        let mut process = group.start(&command).await.expect("started");
-        drop(command);
+        let (mut process, mut out) = speaker(&group, sh(STUBBORN)).await;
         out.pid().await;
         within("the shutdown", group.shutdown()).await.expect("gone");
         out.end().await;
@@ -71,9 +68,7 @@ async fn without_escalation_it_is_spared() {
         let options = options.shutdown_timeout(Duration::from_millis(20)).escalate_to_kill(false);
         let group = ProcessGroup::with_options(options).expect("a group");
         let location = group.location().map(ToOwned::to_owned);
-        let (command, mut out) = Output::of(sh("trap '' TERM; echo $$; exec sleep 1000"));
-        let mut process = group.start(&command).await.expect("started");
-        drop(command);
+        let (mut process, mut out) = speaker(&group, sh("trap '' TERM; echo $$; exec sleep 1000")).await;
         let pid = out.pid().await;
         within("the shutdown", group.shutdown()).await.expect("over");
         assert!(lives(pid));
@@ -93,12 +88,9 @@ async fn without_escalation_it_is_spared() {
 /// Dropping kills at once, and the background does the rest: no member, no zombie, no directory.
 #[tokio::test]
 async fn dropping_kills_and_clears_away() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let location = group.location().map(ToOwned::to_owned);
-        let (command, mut out) = Output::of(sh("sleep 1000 & echo $$; wait"));
-        let process = group.start(&command).await.expect("started");
-        drop(command);
+        let (process, mut out) = speaker(&group, sh("sleep 1000 & echo $$; wait")).await;
         let pid = out.pid().await;
         let pidfd = pidfd_open(pid).expect("a pidfd");
         drop(group);
@@ -115,10 +107,9 @@ async fn dropping_kills_and_clears_away() {
 /// A handle that is dropped early leaves no zombie when its process ends.
 #[tokio::test]
 async fn a_dropped_handle_is_reaped() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
-        let process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
-        let pidfd = process.pidfd().try_clone_to_owned().expect("a copy");
+    for group in groups() {
+        let process = group.start(&sleeper()).await.expect("started");
+        let pidfd = copy(process.pidfd());
         drop(process);
         let adopted = Adopted::from_pidfd(pidfd.try_clone().expect("a copy")).expect("still alive");
         assert!(lives(adopted.pid()), "a handle owns nothing");
@@ -131,20 +122,11 @@ async fn a_dropped_handle_is_reaped() {
 /// Waits can be given up and taken up again.
 #[tokio::test]
 async fn waits_are_cancel_safe() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
-        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+    for group in groups() {
+        let mut process = group.start(&sleeper()).await.expect("started");
         for _ in 0..5 {
-            tokio::select! {
-                biased;
-                _ = process.exit() => panic!("too early"),
-                () = tokio::task::yield_now() => {}
-            }
-            tokio::select! {
-                biased;
-                _ = group.wait_empty() => panic!("too early"),
-                () = tokio::task::yield_now() => {}
-            }
+            pending(process.exit()).await;
+            pending(group.wait_empty()).await;
         }
         group.kill().expect("killed");
         let (empty, exit) =
@@ -158,8 +140,7 @@ async fn waits_are_cancel_safe() {
 /// Operations on an empty group succeed, and it stays usable after a kill or a TERM for all.
 #[tokio::test]
 async fn a_group_stays_usable() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         for _ in 0..2 {
             group.kill().expect("nothing to kill");
             group.terminate_all().expect("nothing to end");
@@ -168,7 +149,7 @@ async fn a_group_stays_usable() {
             group.resume().expect("nothing to go on");
             assert_eq!(group.members().expect("members"), [0u32; 0]);
             within("emptiness", group.wait_empty()).await.expect("empty");
-            let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+            let mut process = group.start(&sleeper()).await.expect("started");
             group.terminate_all().expect("sent");
             assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(15));
         }
@@ -178,12 +159,9 @@ async fn a_group_stays_usable() {
 
 #[tokio::test]
 async fn signals_reach_the_whole_tree() {
-    for options in mechanisms() {
-        let group = ProcessGroup::with_options(options).expect("a group");
+    for group in groups() {
         let each = "trap 'echo told; exit' USR1; echo ready; while :; do sleep 1000 & wait; done";
-        let (command, mut out) = Output::of(sh(&format!("setsid sh -c \"{each}\" & {each}")));
-        let _process = group.start(&command).await.expect("started");
-        drop(command);
+        let (_process, mut out) = speaker(&group, sh(&format!("setsid sh -c \"{each}\" & {each}"))).await;
         for _ in 0..2 {
             assert_eq!(out.line().await, "ready");
         }
@@ -201,11 +179,11 @@ async fn signals_reach_the_whole_tree() {
 async fn a_suspended_group_can_be_shut_down() {
     for options in mechanisms() {
         let group = ProcessGroup::with_options(options.shutdown_timeout(FOREVER)).expect("a group");
-        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let mut process = group.start(&sleeper()).await.expect("started");
         group.suspend().expect("stopped");
         match group.location() {
             Some(location) => frozen(&location.join("cgroup.events")).await,
-            None => stopped(process.pidfd().try_clone_to_owned().expect("a copy")).await,
+            None => stopped(copy(process.pidfd())).await,
         }
         within("the shutdown", group.shutdown()).await.expect("gone");
         assert_eq!(process.exit().await.expect("an exit").signal, Some(15), "asked, not killed");
@@ -216,7 +194,7 @@ async fn frozen(events: &std::path::Path) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::io::{Read, Seek};
     let mut events = std::fs::File::open(events).expect("opened");
-    let waiting = tokio::task::spawn_blocking(move || {
+    let waiting = apart(move || {
         loop {
             let mut text = String::new();
             events.rewind().expect("rewound");
@@ -227,15 +205,15 @@ async fn frozen(events: &std::path::Path) {
             poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], PollTimeout::NONE).expect("polled");
         }
     });
-    within("the freeze", waiting).await.expect("no panic");
+    within("the freeze", waiting).await;
 }
 
 async fn stopped(pidfd: OwnedFd) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    let waiting = tokio::task::spawn_blocking(move || {
+    let waiting = apart(move || {
         waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT).expect("stopped");
     });
-    within("the stop", waiting).await.expect("no panic");
+    within("the stop", waiting).await;
 }
 
 /// Whoever holds the descriptors can end the group and wait for it: another uid, too.
@@ -247,7 +225,7 @@ async fn descriptors_are_enough() {
     let group = ProcessGroup::new().expect("a group");
     let outside = ProcessGroup::new().expect("another group");
     for by_other_uid in [false, true] {
-        let mut process = group.start(&Command::new("sleep").arg("1000")).await.expect("started");
+        let mut process = group.start(&sleeper()).await.expect("started");
         let events = group.events_fd().expect("events");
         // Two waiters on one open file, as after a pass over a socket: a poll of one must not hide the event from the other.
         let shared = events.try_clone().expect("a copy");
@@ -296,14 +274,33 @@ async fn a_removed_group_takes_nobody() {
 }
 
 /// Was wrong: what had more members than its owner had descriptors left was killed in part without a cgroup, and with one could
-/// not be signalled at all.
+/// not be signalled at all. Nor killed without any descriptor left, so that a drop then left the tree alive.
 #[tokio::test]
 async fn few_descriptors_are_enough_to_end_many() {
-    let output = crate::roles::play("few descriptors", "")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .expect("played");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("> ended"), "{text}");
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    const MEMBERS: usize = 60;
+    if !alone("teardown::few_descriptors_are_enough_to_end_many").await {
+        return;
+    }
+    let acts = |options: ProcessGroupOptions| [(options.clone(), false), (options, true)];
+    for (options, kill) in mechanisms().into_iter().flat_map(acts) {
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let script = format!("for i in $(seq {MEMBERS}); do sleep 1000 & echo $i; done; wait");
+        let mut tree = started(&group, &sh(&script)).await;
+        let all = tree.stdout_lines().take(MEMBERS).collect::<Vec<_>>();
+        assert_eq!(within("the members", all).await.len(), MEMBERS);
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        let few = open_descriptors() + if kill { 8 } else { 40 };
+        setrlimit(Resource::RLIMIT_NOFILE, few as u64, hard).expect("limited");
+        let mut held = Vec::new();
+        if kill && group.mechanism() == Mechanism::CgroupV2 {
+            held.extend(std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()));
+            assert!(group.is_empty().is_err(), "control: no descriptor is left");
+        }
+        let sent = if kill { group.kill() } else { group.terminate_all() };
+        sent.expect("sent");
+        drop(held);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
+        within("emptiness", group.wait_empty()).await.expect("empty");
+    }
 }

@@ -70,11 +70,6 @@ async fn a_grace_is_for_those_who_obey() {
         assert_eq!((result.outcome(), result.code()), (Outcome::TimedOut, None));
         assert_eq!((result.stdout().as_str(), result.exit().code), ("up\nasked", Some(3)));
 
-        let polite = sh("trap 'echo asked; exit 3' USR1; echo up; while :; do sleep 1000 & wait $!; done");
-        let command = polite.timeout_grace(SHORT).timeout_signal(Signal::Usr1);
-        let result = said(&command, &options).await;
-        assert_eq!(result.stdout(), "up\nasked");
-
         let stubborn = sh("trap '' TERM; echo up; while :; do sleep 1000; done");
         let result = said(&stubborn.timeout_grace(SHORT), &options).await;
         assert_eq!((result.outcome(), result.signal()), (Outcome::TimedOut, Some(9)));
@@ -211,7 +206,7 @@ async fn what_is_left_in_the_background_holds_no_stream() {
 #[tokio::test]
 async fn a_signal_that_cannot_be_sent_is_followed_by_a_kill() {
     for options in mechanisms() {
-        let command = Command::new("sleep").arg("1000").group_options(options);
+        let command = sleeper().group_options(options);
         let command = command.timeout(SHORT).timeout_grace(SHORT).timeout_signal(Signal::Other(200));
         let process = command.start().await.expect("started");
         assert_eq!(within("the kill", process.wait()).await.expect("an end"), None);
@@ -219,7 +214,7 @@ async fn a_signal_that_cannot_be_sent_is_followed_by_a_kill() {
     }
 }
 
-/// A cancellation is always told as one: a probe once said that the process was not ready.
+/// A cancellation is always told as one: a probe once said that the process was not ready. So it is by who wants a line.
 #[tokio::test]
 async fn a_probe_that_is_cancelled_says_so() {
     let token = CancellationToken::new();
@@ -229,4 +224,13 @@ async fn a_probe_that_is_cancelled_says_so() {
     token.cancel();
     let error = within("the answer", process.wait_for_line(|_| false, FOREVER)).await.expect_err("no line");
     assert!(matches!(error, Error::Cancelled { .. }), "{error}");
+
+    let token = CancellationToken::new();
+    let command = sleeper().cancel_on(token.clone());
+    let cancel = async {
+        tokio::task::yield_now().await;
+        token.cancel();
+    };
+    let (line, ()) = within("an answer", async { tokio::join!(command.first_line(|_| true), cancel) }).await;
+    assert!(matches!(line, Err(Error::Cancelled { .. })), "{line:?}");
 }
