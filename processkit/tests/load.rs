@@ -168,7 +168,7 @@ async fn crowd(group: &ProcessGroup) -> (Vec<RunningProcess>, Vec<Adopted>) {
 async fn all_reaped(handles: Vec<RunningProcess>, signal: i32) {
     for mut handle in handles {
         let pid = handle.identity().pid;
-        let exit = within("the exit", handle.exit()).await.expect("an exit");
+        let exit = exit_of(&mut handle).await;
         assert_eq!(exit.signal, Some(signal));
         assert_eq!(handle.pid(), None);
         assert!(state(pid).is_none_or(|state| state != 'Z'), "reaped");
@@ -263,7 +263,7 @@ async fn a_hundred_thousand_lines_block_nobody() {
                     true => started(&shared, &command).await,
                     false => within("the start", command.start()).await.expect("started"),
                 };
-                let exit = within("the exit", process.exit()).await.expect("an exit");
+                let exit = exit_of(&mut process).await;
                 assert!(exit.success(), "not blocked, not broken: {exit}");
                 let result = within("a result", process.output_string()).await.expect("a result");
                 assert_eq!((result.stdout(), result.truncated()), (kept, true));

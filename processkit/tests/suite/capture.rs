@@ -65,7 +65,7 @@ async fn a_grandchild_does_not_hold_the_result() {
         gone(result.stdout().parse().expect("a pid")).await;
 
         let group = ProcessGroup::with_options(options).expect("a group");
-        let process = group.start(&command).await.expect("started");
+        let process = started(&group, &command).await;
         let result = within("the result", process.output_string()).await.expect("a result");
         assert_eq!((result.code(), result.stderr(), result.left_open()), (Some(3), "err", true));
         assert!(result.truncated());
@@ -80,7 +80,7 @@ async fn a_grandchild_does_not_hold_the_result() {
 #[tokio::test]
 async fn a_short_drain_loses_nothing_of_its_own() {
     for group in groups() {
-        let process = group.start(&sh("sleep 1000 & seq 100000")).await.expect("started");
+        let process = started(&group, &sh("sleep 1000 & seq 100000")).await;
         let result = within("the result", process.output_string()).await.expect("a result");
         assert!(result.left_open());
         assert_eq!(result.stdout().lines().count(), 100_000);
@@ -112,7 +112,7 @@ fn outside_of_a_runtime() {
     runtime.block_on(async {
         let result = within("the result", process.output_bytes()).await.expect("a result");
         assert_eq!(result.stdout().len(), 1 << 20);
-        assert!(within("the exit", other.exit()).await.expect("an exit").success());
+        assert!(exit_of(&mut other).await.success());
     });
 
     // Was a wait for ever: a task of a runtime that is gone reads nothing any more, and what is missing is told. The control
@@ -121,9 +121,9 @@ fn outside_of_a_runtime() {
         let command = sh(script).stderr(Stdio::Null);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let mut process = runtime.block_on(async {
-            let mut process = group.start(&command).await.expect("started");
+            let mut process = started(&group, &command).await;
             if !is_missing {
-                within("the exit", process.exit()).await.expect("an exit");
+                exit_of(&mut process).await;
                 let mut lines = process.stdout_lines();
                 assert_eq!(within("a line", lines.next()).await.as_deref(), Some("one"));
                 assert_eq!(within("the end", lines.next()).await, None);
@@ -145,7 +145,7 @@ fn outside_of_a_runtime() {
             pending(sleeper.exit()).await;
             if last {
                 sleeper.start_kill().expect("killed");
-                within("the exit", sleeper.exit()).await.expect("an exit");
+                exit_of(&mut sleeper).await;
             }
         });
     }

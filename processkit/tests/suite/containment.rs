@@ -13,7 +13,7 @@ const ESCAPE_BARE: &str = "env -i PATH=\"$PATH\" setsid sh -c 'echo $$; exec sle
 pub(crate) async fn escape(group: &ProcessGroup, script: &str) -> (Adopted, Output) {
     let (mut process, mut out) = speaker(group, sh(script)).await;
     let escapee = adopted(out.pid().await);
-    assert!(within("the exit", process.exit()).await.expect("an exit").success());
+    assert!(exit_of(&mut process).await.success());
     (escapee, out)
 }
 
@@ -57,7 +57,7 @@ async fn a_process_group_alone_does_not_hold_it() {
     let leader = nix::unistd::Pid::from_raw(process.pid().expect("a pid") as i32);
     let escapee = out.pid().await;
     let _ = nix::sys::signal::killpg(leader, nix::sys::signal::Signal::SIGKILL); // its leader may have ended
-    within("the exit", process.exit()).await.expect("an exit");
+    exit_of(&mut process).await;
     assert!(lives(escapee), "control: out of reach of killpg");
     assert_eq!(group.members().expect("members"), [escapee], "but not of the walk");
     group.remove().await.expect("gone");
@@ -150,9 +150,8 @@ async fn spawns_may_run_at_once() {
                         .expect("a runtime");
                     runtime.block_on(async {
                         for _ in 0..10 {
-                            let mut process =
-                                group.start(&sh(&format!("exit {thread}"))).await.expect("started");
-                            let exit = within("the exit", process.exit()).await.expect("an exit");
+                            let mut process = started(group, &sh(&format!("exit {thread}"))).await;
+                            let exit = exit_of(&mut process).await;
                             assert_eq!(exit.code, Some(thread));
                         }
                     });

@@ -143,9 +143,9 @@ async fn streams_go_where_they_should() {
         std::io::Seek::rewind(&mut input).expect("rewound");
         let command = sh("cat; echo error >&2").stdin_from(input).stdout(out_writer).stderr(err_writer);
         let group = ProcessGroup::with_options(options.clone()).expect("a group");
-        let mut process = group.start(&command).await.expect("started");
+        let mut process = started(&group, &command).await;
         drop(command);
-        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        assert!(exit_of(&mut process).await.success());
         let (mut out_text, mut err_text) = (String::new(), String::new());
         out.read_to_string(&mut out_text).expect("text");
         err.read_to_string(&mut err_text).expect("text");
@@ -155,9 +155,9 @@ async fn streams_go_where_they_should() {
         let command = sh("for fd in 1 2; do name=$(readlink /proc/$$/fd/$fd); echo $name >&3; done");
         let (mut names, names_writer) = pipe();
         let command = command.stdout(Stdio::Null).stderr(Stdio::Null).pass_fd(names_writer, 3);
-        let mut process = group.start(&command).await.expect("started");
+        let mut process = started(&group, &command).await;
         drop(command);
-        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        assert!(exit_of(&mut process).await.success());
         let mut text = String::new();
         names.read_to_string(&mut text).expect("text");
         assert_eq!(text, "/dev/null\n/dev/null\n");

@@ -35,8 +35,7 @@ async fn nothing_is_left_of_the_last_group() {
         }
     });
     let group = ProcessGroup::new().expect("a group");
-    let mut process = group.start(&Command::new("true")).await.expect("started");
-    assert!(process.exit().await.expect("an exit").success());
+    accepted(&group).await;
     group.shutdown().await.expect("gone");
     vanished(&all).await; // without being asked, a moment later
 }
@@ -48,8 +47,7 @@ async fn a_suspended_group_takes_nobody() {
         group.suspend().expect("stopped");
         refused(&group).await;
         group.resume().expect("goes on");
-        let mut process = group.start(&Command::new("true")).await.expect("started");
-        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        accepted(&group).await;
         group.remove().await.expect("gone");
     }
 }
@@ -70,8 +68,7 @@ async fn a_group_frozen_from_outside_takes_nobody() {
             freeze("1");
             refused(group).await;
             freeze("0");
-            let mut process = group.start(&Command::new("true")).await.expect("started");
-            assert!(within("the exit", process.exit()).await.expect("an exit").success());
+            accepted(group).await;
         }
         // no descriptor of a stopped group hinders its end
         freeze("1");
@@ -79,6 +76,11 @@ async fn a_group_frozen_from_outside_takes_nobody() {
         drop(inner);
         outer.shutdown().await.expect("gone");
     }
+}
+
+async fn accepted(group: &ProcessGroup) {
+    let mut process = started(group, &Command::new("true")).await;
+    assert!(exit_of(&mut process).await.success());
 }
 
 async fn refused(group: &ProcessGroup) {
@@ -148,8 +150,8 @@ async fn what_a_group_uses_is_seen() {
         let nothing = group.stats().expect("stats");
         assert_eq!((nothing.active_process_count, nothing.peak_memory_bytes), (0, Some(0)));
         assert_eq!(nothing.total_cpu_time, Some(Duration::ZERO), "control: nobody, nothing");
-        let _busy = group.start(&sh("while :; do :; done")).await.expect("started");
-        let _idle = group.start(&sleeper()).await.expect("started");
+        let _busy = started(&group, &sh("while :; do :; done")).await;
+        let _idle = started(&group, &sleeper()).await;
 
         let mut rare = group.sample_stats(Duration::from_secs(3600));
         let first = within("the first sample", rare.next()).await.expect("no end");

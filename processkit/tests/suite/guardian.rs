@@ -146,7 +146,7 @@ async fn heirs(options: &ProcessGroupOptions) {
     let held = sockets_of("self");
     let group = ProcessGroup::with_options(options.clone()).expect("a group");
     assert_eq!(sockets_of("self"), held + 1, "control: ours");
-    let ours = group.start(&quiet_sleep()).await.expect("started");
+    let ours = started(&group, &quiet_sleep()).await;
     assert_eq!(sockets_of(&ours.pid().expect("a pid").to_string()), 0);
     let mut other = std::process::Command::new("sleep");
     let mut other = other.arg("1000").spawn().expect("started");
@@ -199,8 +199,8 @@ async fn revived(options: &ProcessGroupOptions) {
     assert_ne!(second.pid(), first.pid());
     let watched = fs::read_dir(format!("/proc/{}/fd", second.pid())).expect("readable").count();
     assert_eq!(watched, if one.location().is_some() { 4 } else { 2 }, "both, not only the one that asked");
-    let mut process = one.start(&Command::new("true")).await.expect("started");
-    assert!(process.exit().await.expect("an exit").success());
+    let mut process = started(&one, &Command::new("true")).await;
+    assert!(exit_of(&mut process).await.success());
     drop((one, two));
     reaped(copy(second.pidfd())).await;
 }

@@ -34,7 +34,7 @@ async fn a_persisted_group_survives_its_owner() {
     let mut own = group.start(&sleeper()).await.expect("one more");
     assert_eq!(by_path.members().expect("members").len(), 2);
     group.remove().await.expect("gone");
-    assert_eq!(own.exit().await.expect("an exit").signal, Some(9));
+    assert_eq!(exit_of(&mut own).await.signal, Some(9));
     within("its death", member.gone()).await.expect("gone");
     let _ = within("its exit", member.exit()).await;
     assert!(!location.exists());
@@ -53,21 +53,21 @@ async fn a_named_group_is_killed_on_drop_until_persisted() {
     assert!(matches!(taken, Error::Io(ref e) if e.kind() == std::io::ErrorKind::AlreadyExists), "{taken}");
     let location = group.location().expect("a directory").to_owned();
     assert!(location.ends_with(&name));
-    let mut process = group.start(&sleeper()).await.expect("started");
+    let mut process = started(&group, &sleeper()).await;
     drop(group);
-    assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+    assert_eq!(exit_of(&mut process).await.signal, Some(9));
     vanished(&location).await;
 
     // reopened, and asked to kill again
     let mut group = ProcessGroup::named(&name, ProcessGroupOptions::default()).expect("free again");
     group.persist();
-    let mut process = group.start(&sleeper()).await.expect("started");
+    let mut process = started(&group, &sleeper()).await;
     drop(group);
     let mut group = ProcessGroup::reopen(&name).expect("reopened");
     assert!(process.try_exit().expect("an answer").is_none());
     group.kill_on_drop();
     drop(group);
-    assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+    assert_eq!(exit_of(&mut process).await.signal, Some(9));
     vanished(&location).await;
 
     let forced = ProcessGroup::named(&name, ProcessGroupOptions::default().force_process_group());
@@ -79,7 +79,7 @@ async fn a_named_group_is_killed_on_drop_until_persisted() {
 async fn a_released_group_lives_on() {
     for group in groups() {
         let location = group.location().map(ToOwned::to_owned);
-        let mut process = group.start(&sleeper()).await.expect("started");
+        let mut process = started(&group, &sleeper()).await;
         group.release();
         assert!(process.try_exit().expect("an answer").is_none());
         match location {
@@ -88,7 +88,7 @@ async fn a_released_group_lives_on() {
             }
             None => process.signal(processkit::Signal::Kill).expect("killed"),
         }
-        assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+        assert_eq!(exit_of(&mut process).await.signal, Some(9));
     }
 }
 
@@ -99,15 +99,15 @@ async fn one_process_can_be_released() {
         return;
     }
     let group = ProcessGroup::new().expect("a group");
-    let mut released = group.start(&sleeper()).await.expect("started");
-    let mut control = group.start(&sleeper()).await.expect("started");
+    let mut released = started(&group, &sleeper()).await;
+    let mut control = started(&group, &sleeper()).await;
     group.release_process(&released).expect("released");
     assert_eq!(group.members().expect("members"), [control.pid().expect("a pid")]);
     group.remove().await.expect("gone");
-    assert_eq!(within("the exit", control.exit()).await.expect("an exit").signal, Some(9));
+    assert_eq!(exit_of(&mut control).await.signal, Some(9));
     assert!(released.try_exit().expect("an answer").is_none());
     released.signal(processkit::Signal::Term).expect("sent");
-    assert_eq!(within("the exit", released.exit()).await.expect("an exit").signal, Some(15));
+    assert_eq!(exit_of(&mut released).await.signal, Some(15));
 }
 
 /// A process of somebody else, by its pidfd: signals, its end, and how it ended.
@@ -160,7 +160,7 @@ async fn leaked_groups_are_swept() {
         return;
     }
     let living = ProcessGroup::new().expect("a group");
-    let mut of_living = living.start(&sleeper()).await.expect("started");
+    let mut of_living = started(&living, &sleeper()).await;
 
     let mut owner = Owner::play("leak", "");
     let leaked = adopted(owner.pid());

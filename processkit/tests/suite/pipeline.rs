@@ -41,7 +41,7 @@ async fn a_pipe_goes_from_stage_to_stage() {
     drop(run);
 
     let group = ProcessGroup::new().expect("a group");
-    let process = group.start(&tells(1, "exec sleep 1000", &teller)).await.expect("started");
+    let process = started(&group, &tells(1, "exec sleep 1000", &teller)).await;
     assert!(held(&lines.line().await), "control");
     drop((process, pipeline));
     group.remove().await.expect("gone");

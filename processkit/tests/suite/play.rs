@@ -1,8 +1,8 @@
 //! Processes of their own: this binary started again, for one test, or with a role to play. A role ends by being killed, or by
 //! its script.
 
-use crate::rig::{output, within};
-use processkit::{Command, ProcessGroup, ProcessGroupOptions};
+use crate::rig::within;
+use processkit::{Command, ProcessGroup};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Stdio};
 
@@ -26,8 +26,9 @@ pub(crate) async fn alone(test: &str) -> bool {
         return true;
     }
     let command = Command::new(own_program()).args(["--exact", test, "--nocapture"]).env(ALONE, "1");
-    let said = output(&ProcessGroupOptions::default(), command.stderr(processkit::Stdio::Inherit)).await;
-    assert!(said.contains("1 passed"), "{said}");
+    let run = command.stderr(processkit::Stdio::Inherit).output_string().await; // each wait in there has its deadline
+    let result = run.expect("a result");
+    assert!(result.is_success() && result.stdout().contains("1 passed"), "{}", result.stdout());
     false
 }
 

@@ -72,7 +72,7 @@ async fn a_group_holds_whoever_its_members_are() {
         assert_eq!(members, BTreeSet::from([leader, escapee]));
         group.kill().expect("killed");
         within("emptiness", group.wait_empty()).await.expect("empty");
-        assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+        assert_eq!(exit_of(&mut process).await.signal, Some(9));
         assert!(!lives(escapee));
         out.end().await;
         group.remove().await.expect("gone");
@@ -111,7 +111,7 @@ async fn one_that_may_not_be_signalled_spares_nobody() {
                 let sent = if act == "KILL" { group.kill() } else { group.terminate_all() };
                 root(true);
                 for member in [0, 2] {
-                    within("the exit", members[member].exit()).await.expect("an exit");
+                    exit_of(&mut members[member]).await;
                 }
                 assert_eq!(members[1].try_exit().expect("an answer"), None, "control");
                 within("the end", group.remove()).await.expect("gone");
@@ -129,7 +129,7 @@ async fn one_that_may_not_be_signalled_spares_nobody() {
         assert!(sent.expect_err("not one of ours").is_permission_denied());
         let signal = if act == "KILL" { 9 } else { 15 };
         for (member, signal) in members.iter_mut().zip([signal, 9, signal]) {
-            let exit = within("the exit", member.exit()).await.expect("an exit");
+            let exit = exit_of(member).await;
             assert_eq!(exit.signal, Some(signal), "{act}");
         }
     }

@@ -13,7 +13,7 @@ const SHORT: Duration = Duration::from_millis(50);
 async fn the_end_of_the_process_ends_the_wait() {
     for group in groups() {
         let command = sh("sleep 1000 & echo one; echo last; exit 3");
-        let mut process = group.start(&command).await.expect("started");
+        let mut process = started(&group, &command).await;
         ended(&process).await;
         let line = within("a line", process.wait_for_line(|line| line == "last", FOREVER)).await;
         assert_eq!(line.expect("said before the end"), "last");
@@ -22,7 +22,7 @@ async fn the_end_of_the_process_ends_the_wait() {
         let error = within("no", process.wait_for(|| async { false }, FOREVER)).await.expect_err("ended");
         assert!(matches!(error, Error::NotReady { timeout: FOREVER, .. }), "{error:?}");
 
-        let mut control = group.start(&sh("exec sleep 1000")).await.expect("started");
+        let mut control = started(&group, &sh("exec sleep 1000")).await;
         let mut asked = 0;
         let check = || {
             asked += 1;

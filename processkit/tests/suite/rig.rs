@@ -223,3 +223,8 @@ async fn told(what: &str, fd: OwnedFd, flags: PollFlags) {
 pub(crate) fn copy(fd: BorrowedFd<'_>) -> OwnedFd {
     fd.try_clone_to_owned().expect("a copy")
 }
+
+/// How it ended, once it has.
+pub(crate) async fn exit_of(process: &mut RunningProcess) -> processkit::Exit {
+    within("the exit", process.exit()).await.expect("an exit")
+}

@@ -86,7 +86,7 @@ async fn usage() {
         for (command, heavy) in [(busy, true), (Command::new("true"), false)] {
             let mut process = started(&group, &command.stdout(Stdio::Null).stderr(Stdio::Null)).await;
             assert_eq!(process.usage(), None, "not before the reap");
-            assert!(process.exit().await.expect("an exit").success());
+            assert!(exit_of(&mut process).await.success());
             let usage = process.usage().expect("known now");
             if heavy {
                 assert!(usage.cpu_time() > std::time::Duration::ZERO, "{usage:?}");

@@ -53,14 +53,14 @@ async fn a_kill_is_for_what_it_owns() {
         let line = process.wait_for_line(|_| true, DEADLINE).await.expect("a line");
         process.start_kill().expect("killed");
         gone(line.parse().expect("a pid")).await;
-        assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+        assert_eq!(exit_of(&mut process).await.signal, Some(9));
         assert_eq!(within("the end", process.wait()).await.expect("an end"), None);
 
         let group = ProcessGroup::with_options(options).expect("a group");
-        let mut process = group.start(&command).await.expect("started");
+        let mut process = started(&group, &command).await;
         let line = process.wait_for_line(|_| true, DEADLINE).await.expect("a line");
         process.start_kill().expect("killed");
-        assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+        assert_eq!(exit_of(&mut process).await.signal, Some(9));
         assert!(lives(line.parse().expect("a pid")));
         group.remove().await.expect("gone");
     }
@@ -92,7 +92,7 @@ async fn numbers_are_there_while_it_lives_and_after() {
     assert!(process.cpu_time().is_some());
     assert!(process.peak_memory_bytes().is_some_and(|bytes| bytes > 0));
     process.start_kill().expect("killed");
-    within("the exit", process.exit()).await.expect("an exit");
+    exit_of(&mut process).await;
     assert_eq!(process.cpu_time(), process.usage().map(|usage| usage.cpu_time()));
     assert_eq!(process.pid(), None);
 }

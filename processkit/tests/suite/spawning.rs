@@ -17,10 +17,10 @@ async fn a_child_ends_as_it_ended() {
             ("kill -9 $$", None, Some(9)),
             ("kill -15 $$", None, Some(15)),
         ] {
-            let mut process = group.start(&sh(script)).await.expect("started");
+            let mut process = started(&group, &sh(script)).await;
             let pid = process.pid().expect("a pid");
             assert_eq!(process.identity().pid, pid);
-            let exit = within("the exit", process.exit()).await.expect("an exit");
+            let exit = exit_of(&mut process).await;
             assert_eq!((exit.code, exit.signal), (code, signal), "{script}");
             assert_eq!(process.exit().await.expect("the same"), exit);
             assert_eq!(process.pid(), None, "the number is free now");
@@ -44,7 +44,7 @@ async fn it_is_born_in_its_group() {
             }
             assert!(line.ends_with(&name), "{line} is not {name}");
         }
-        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        assert!(exit_of(&mut process).await.success());
         group.remove().await.expect("gone");
     }
 }
@@ -214,7 +214,7 @@ async fn a_script_outlives_its_command() {
         for _ in 0..20 {
             let opened = OwnedFd::from(File::open(&file).expect("opened"));
             let (command, mut out) = Output::of(Command::new(&file).exe_fd(opened));
-            drop(group.start(&command).await.expect("started"));
+            drop(started(&group, &command).await);
             drop(command);
             assert_eq!(out.line().await, "ran");
             out.end().await;

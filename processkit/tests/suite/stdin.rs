@@ -134,7 +134,7 @@ async fn an_open_input_that_nobody_took_is_closed() {
 async fn writing_to_one_that_ended_says_so() {
     let mut process = sh("exit 0").keep_stdin_open().start().await.expect("started");
     let mut stdin = process.standard_input().expect("a pipe");
-    within("the exit", process.exit()).await.expect("an exit");
+    exit_of(&mut process).await;
     // a child of another test has a copy of the other end until its exec
     let refused = async {
         loop {

@@ -13,13 +13,12 @@ async fn a_slow_reader_blocks_nobody() {
         let (reader, writer) = pipe();
         let mut control = {
             let command = many.clone().stdout(Stdio::from(writer));
-            group.start(&command).await.expect("started")
+            started(&group, &command).await
         };
 
-        let mut process =
-            group.start(&many.output_buffer(OutputBufferPolicy::bounded(10))).await.expect("started");
+        let mut process = started(&group, &many.output_buffer(OutputBufferPolicy::bounded(10))).await;
         let lines = process.stdout_lines();
-        assert!(within("the exit", process.exit()).await.expect("an exit").success());
+        assert!(exit_of(&mut process).await.success());
         let drained = async {
             while process.stdout_line_count() < 100_000 {
                 tokio::task::yield_now().await;
@@ -89,7 +88,7 @@ async fn what_is_left_is_in_the_result() {
 #[tokio::test]
 async fn a_stream_outlives_its_process() {
     let group = ProcessGroup::new().expect("a group");
-    let mut process = group.start(&sh("echo one; exec sleep 1000")).await.expect("started");
+    let mut process = started(&group, &sh("echo one; exec sleep 1000")).await;
     let mut lines = process.stdout_lines();
     assert_eq!(within("a line", lines.next()).await.as_deref(), Some("one"));
     drop(process);

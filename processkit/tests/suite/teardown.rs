@@ -19,10 +19,10 @@ const STUBBORN: &str = "trap '' TERM; echo $$; sleep 1000; sleep 1000";
 async fn obedience_ends_the_grace() {
     for options in mechanisms() {
         let group = ProcessGroup::with_options(options.shutdown_timeout(FOREVER)).expect("a group");
-        let mut awaited = group.start(&sleeper()).await.expect("started");
-        let zombie = group.start(&sleeper()).await.expect("started");
-        drop(group.start(&sleeper()).await.expect("started"));
-        let awaiting = async { within("the exit", awaited.exit()).await.expect("an exit") };
+        let mut awaited = started(&group, &sleeper()).await;
+        let zombie = started(&group, &sleeper()).await;
+        drop(started(&group, &sleeper()).await);
+        let awaiting = async { exit_of(&mut awaited).await };
         let (shut, exit) = tokio::join!(within("the shutdown", group.shutdown()), awaiting);
         shut.expect("gone");
         assert_eq!(exit.signal, Some(15));
@@ -35,13 +35,13 @@ async fn obedience_ends_the_grace() {
 async fn a_grace_may_have_no_end() {
     for options in mechanisms() {
         let group = ProcessGroup::with_options(options.shutdown_timeout(Duration::MAX)).expect("a group");
-        let mut process = group.start(&sleeper()).await.expect("started");
+        let mut process = started(&group, &sleeper()).await;
         let mut samples = group.sample_stats(Duration::MAX);
         assert!(samples.next().await.is_some(), "control: the first is at once");
         pending(samples.next()).await;
         drop(samples);
         within("the shutdown", group.shutdown()).await.expect("gone");
-        assert_eq!(process.exit().await.expect("an exit").signal, Some(15), "asked, not killed");
+        assert_eq!(exit_of(&mut process).await.signal, Some(15), "asked, not killed");
     }
 }
 
@@ -56,7 +56,7 @@ async fn disobedience_is_killed() {
         out.pid().await;
         within("the shutdown", group.shutdown()).await.expect("gone");
         out.end().await;
-        assert_eq!(process.exit().await.expect("an exit").signal, Some(9));
+        assert_eq!(exit_of(&mut process).await.signal, Some(9));
         assert!(location.is_none_or(|location| !location.exists()));
     }
 }
@@ -80,7 +80,7 @@ async fn without_escalation_it_is_spared() {
             }
             None => process.signal(Signal::Kill).expect("killed"),
         }
-        assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(9));
+        assert_eq!(exit_of(&mut process).await.signal, Some(9));
         out.end().await;
     }
 }
@@ -108,7 +108,7 @@ async fn dropping_kills_and_clears_away() {
 #[tokio::test]
 async fn a_dropped_handle_is_reaped() {
     for group in groups() {
-        let process = group.start(&sleeper()).await.expect("started");
+        let process = started(&group, &sleeper()).await;
         let pidfd = copy(process.pidfd());
         drop(process);
         let adopted = Adopted::from_pidfd(pidfd.try_clone().expect("a copy")).expect("still alive");
@@ -123,7 +123,7 @@ async fn a_dropped_handle_is_reaped() {
 #[tokio::test]
 async fn waits_are_cancel_safe() {
     for group in groups() {
-        let mut process = group.start(&sleeper()).await.expect("started");
+        let mut process = started(&group, &sleeper()).await;
         for _ in 0..5 {
             pending(process.exit()).await;
             pending(group.wait_empty()).await;
@@ -149,9 +149,9 @@ async fn a_group_stays_usable() {
             group.resume().expect("nothing to go on");
             assert_eq!(group.members().expect("members"), [0u32; 0]);
             within("emptiness", group.wait_empty()).await.expect("empty");
-            let mut process = group.start(&sleeper()).await.expect("started");
+            let mut process = started(&group, &sleeper()).await;
             group.terminate_all().expect("sent");
-            assert_eq!(within("the exit", process.exit()).await.expect("an exit").signal, Some(15));
+            assert_eq!(exit_of(&mut process).await.signal, Some(15));
         }
         group.shutdown().await.expect("gone");
     }
@@ -179,14 +179,14 @@ async fn signals_reach_the_whole_tree() {
 async fn a_suspended_group_can_be_shut_down() {
     for options in mechanisms() {
         let group = ProcessGroup::with_options(options.shutdown_timeout(FOREVER)).expect("a group");
-        let mut process = group.start(&sleeper()).await.expect("started");
+        let mut process = started(&group, &sleeper()).await;
         group.suspend().expect("stopped");
         match group.location() {
             Some(location) => frozen(&location.join("cgroup.events")).await,
             None => stopped(copy(process.pidfd())).await,
         }
         within("the shutdown", group.shutdown()).await.expect("gone");
-        assert_eq!(process.exit().await.expect("an exit").signal, Some(15), "asked, not killed");
+        assert_eq!(exit_of(&mut process).await.signal, Some(15), "asked, not killed");
     }
 }
 
@@ -225,7 +225,7 @@ async fn descriptors_are_enough() {
     let group = ProcessGroup::new().expect("a group");
     let outside = ProcessGroup::new().expect("another group");
     for by_other_uid in [false, true] {
-        let mut process = group.start(&sleeper()).await.expect("started");
+        let mut process = started(&group, &sleeper()).await;
         let events = group.events_fd().expect("events");
         // Two waiters on one open file, as after a pass over a socket: a poll of one must not hide the event from the other.
         let shared = events.try_clone().expect("a copy");
@@ -236,7 +236,7 @@ async fn descriptors_are_enough() {
                 let nobody =
                     ["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", "echo 1 >&3"];
                 let command = Command::new("setpriv").args(nobody).pass_fd(kill, 3);
-                let mut killer = outside.start(&command).await.expect("started");
+                let mut killer = started(&outside, &command).await;
                 assert!(within("the killer", killer.exit()).await.expect("an exit").success());
             } else {
                 tokio::task::yield_now().await;
@@ -246,7 +246,7 @@ async fn descriptors_are_enough() {
         let ((one, two), ()) = within("emptiness", async { tokio::join!(waiting, killing) }).await;
         one.expect("empty");
         two.expect("empty");
-        assert_eq!(process.exit().await.expect("an exit").signal, Some(9));
+        assert_eq!(exit_of(&mut process).await.signal, Some(9));
     }
     let (kill, events) = (group.kill_fd().expect("kill"), group.events_fd().expect("events"));
     group.remove().await.expect("gone");

@@ -47,7 +47,7 @@ async fn a_timeout_ends_the_whole_private_group() {
         let group = ProcessGroup::with_options(options.clone()).expect("a group");
         let mut limit = SHORT;
         let result = loop {
-            let process = group.start(&sh(PAIR).timeout(limit)).await.expect("started");
+            let process = started(&group, &sh(PAIR).timeout(limit)).await;
             let result = within("the limit", process.output_string()).await.expect("a result");
             if !result.stdout().is_empty() {
                 break result;
@@ -89,7 +89,7 @@ async fn the_limit_needs_nobody_who_waits() {
             last = Some(line);
         }
         assert!(last.is_none_or(|line| pids(&line).len() == 2));
-        let exit = within("the exit", process.exit()).await.expect("an exit");
+        let exit = exit_of(&mut process).await;
         assert_eq!(exit.signal, Some(9));
         let result = within("the result", process.output_string()).await.expect("a result");
         assert!(result.timed_out());
