@@ -22,7 +22,11 @@ impl ProcessGroup {
         let ended = || io::Error::new(io::ErrorKind::NotFound, "the process to adopt has ended");
         // Its number is its own until it is reaped, and only its handle does that.
         let pid = child.id().ok_or_else(ended)?;
-        let alive = || Stat::read(pid).ok().filter(|stat| !stat.is_zombie()).ok_or_else(ended);
+        let alive = || match Stat::read(pid) {
+            Ok(stat) if stat.is_zombie() => Err(ended()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ended()),
+            other => other,
+        };
         let stat = alive()?;
         match &self.containment {
             Containment::Cgroup(cgroup) => {

@@ -13,7 +13,7 @@ pub struct ProcessIdentity {
     pub pid: u32,
     /// Clock ticks between boot and its start (field 22 of `/proc/<pid>/stat`); 0 where that could not be read.
     pub start_time_ticks: u64,
-    /// `/proc/sys/kernel/random/boot_id`.
+    /// `/proc/sys/kernel/random/boot_id`; empty where that could not be read.
     pub boot_id: String,
 }
 

@@ -12,7 +12,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -197,14 +196,13 @@ fn explain(failure: &SpawnFailure) -> io::Error {
 
 /// Whether the kernel would hand the file to an interpreter.
 fn is_script(file: BorrowedFd<'_>) -> bool {
-    let reads_shebang = |file: &File| {
+    let reads_shebang = |file: BorrowedFd<'_>| -> io::Result<bool> {
         let mut start = [0; 2];
-        file.read_exact_at(&mut start, 0).map(|()| start == *b"#!")
+        Ok(nix::sys::uio::pread(file, &mut start, 0)? == 2 && start == *b"#!")
     };
-    let Ok(own) = file.try_clone_to_owned().map(File::from) else { return false };
     // An O_PATH descriptor cannot be read, but opened again; a file we may only execute is no script, those must be read.
-    reads_shebang(&own)
-        .or_else(|_| reads_shebang(&File::open(format!("/proc/self/fd/{}", own.as_raw_fd()))?))
+    reads_shebang(file)
+        .or_else(|_| reads_shebang(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.as_fd()))
         .unwrap_or(false)
 }
 

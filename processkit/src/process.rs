@@ -208,6 +208,7 @@ impl Adopted {
     /// If the runtime cannot watch the pidfd.
     pub async fn exit(&self) -> Result<Exit> {
         self.gone().await?;
+        // anything else: it is no child of ours, and what others can see has to do
         if let Ok(Waited::Reaped(exit, _)) = sys::wait_pidfd(self.pidfd(), false) {
             return Ok(exit);
         }

@@ -200,7 +200,13 @@ impl Feed {
         {
             let (keep, feed) = (self.keep, stdin.feed(pipe));
             self.state = FeedState::Feeding(runtime.spawn(async move {
-                let pipe = feed.await?;
+                let fed = feed.await;
+                if let Err(error) = &fed
+                    && error.kind() != io::ErrorKind::BrokenPipe
+                {
+                    event!(warn, error = error, "an input ends early");
+                }
+                let pipe = fed?;
                 // closed here and now, or nobody would until the handle is dropped
                 if keep { Ok(pipe) } else { Err(io::ErrorKind::BrokenPipe.into()) }
             }));
@@ -309,6 +315,7 @@ impl ProcessStdin {
         if let Pipe::Fed(task) = &mut self.0 {
             let fed = task.await; // cancel safe: a handle can be awaited again until it is ready
             self.0 = Pipe::Closed;
+            // an error: its runtime has ended, or what it read from has panicked
             if let Ok(fed) = fed {
                 self.0 = Pipe::Open(fed?);
             }

@@ -164,7 +164,10 @@ impl<R: ProcessRunner> Supervisor<R> {
                 Ok(result) => {
                     (!result.is_success(), self.stop_when.as_mut().is_some_and(|stop| stop(result)))
                 }
-                Err(_) => (true, false),
+                Err(error) => {
+                    event!(warn, error = error, "cannot be run for now");
+                    (true, false)
+                }
             };
             let run = Ended { crashed, satisfied, lived: started.elapsed(), at: begun.elapsed() };
             match restarts.after(run, [dice(), dice()]) {

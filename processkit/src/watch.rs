@@ -77,7 +77,7 @@ pub fn kill_by_fd(kill_fd: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// `InvalidInput` for a descriptor of something else.
 pub async fn wait_empty_by_fd(events_fd: OwnedFd) -> io::Result<()> {
-    // A descriptor that came over a socket shares its open file with its sender, and so the events. Have our own.
+    // A descriptor that came over a socket shares its open file with its sender, and so the events. Have our own, if we may.
     let own = File::open(format!("/proc/self/fd/{}", events_fd.as_raw_fd())).map_or(events_fd, OwnedFd::from);
     emptied(own).await
 }

@@ -273,7 +273,7 @@ impl Cgroup {
             match std::fs::read_dir(directory) {
                 Ok(entries) => {
                     let below: Vec<PathBuf> = entries
-                        .filter_map(Result::ok)
+                        .filter_map(Result::ok) // removed while it is read
                         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
                         .map(|entry| entry.path())
                         .collect();

@@ -352,14 +352,13 @@ fn is_short(error: &io::Error) -> bool {
 
 fn process_table() -> io::Result<Vec<Stat>> {
     let mut table: Vec<Stat> = std::fs::read_dir("/proc")?
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter_map(|pid| unless_short(Stat::read(pid)).transpose())
+        .filter_map(|entry| entry.map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).transpose())
+        .filter_map(|pid| pid.and_then(|pid| unless_short(Stat::read(pid))).transpose())
         .collect::<io::Result<_>>()?;
     // One whose parent ended meanwhile has another by now, perhaps us.
     let pids: HashSet<u32> = table.iter().map(|stat| stat.pid).collect();
     for stat in table.iter_mut().filter(|stat| stat.parent != 0 && !pids.contains(&stat.parent)) {
-        *stat = Stat::read(stat.pid).unwrap_or(*stat);
+        *stat = unless_short(Stat::read(stat.pid))?.unwrap_or(*stat);
     }
     Ok(table)
 }

@@ -5,6 +5,7 @@ use super::spawn::Stage;
 use crate::identity::Stat;
 use crate::privileges::Privileges;
 use std::ffi::{c_int, c_long};
+use std::io;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -112,13 +113,18 @@ impl SharedWithOther {
 
     /// When the child has executed or ended. The kernel says so a moment before the child really has other memory.
     pub(super) fn end(self, child: Option<u32>) {
-        let image = |pid| Stat::read(pid).map(|stat| stat.image).ok();
-        let ours = image(std::process::id());
+        let Some(child) = child else { return };
+        let ours = Stat::read(std::process::id()).map(|stat| stat.image).ok();
         for _ in 0..1000 {
-            match child.and_then(image) {
-                Some(image) if Some(image) == ours => std::thread::yield_now(),
-                _ => break,
+            let is_apart = match Stat::read(child) {
+                Ok(stat) => ours.is_some_and(|ours| ours != stat.image),
+                // without a descriptor to look with it may be in our memory still
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if is_apart {
+                break;
             }
+            std::thread::yield_now();
         }
     }
 }

@@ -268,10 +268,11 @@ fn end_if_halted(spawned: &Spawned, cgroup: Option<BorrowedFd<'_>>) -> Option<St
     } else {
         return None;
     };
+    // one that is refused is tried again at the next look
     super::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL).ok().map(|()| stage)
 }
 
-/// Whether the cgroup stands still, by its own setting or by that of one above.
+/// Whether the cgroup stands still, by its own setting or by that of one above. What cannot be read now can at the next look.
 fn is_frozen(cgroup: BorrowedFd<'_>) -> bool {
     let mut text = [0; 256];
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
