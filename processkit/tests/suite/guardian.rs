@@ -59,10 +59,9 @@ async fn without_a_guardian_the_tree_lives_on() {
             let scene = scene(&format!("{how} {what}"));
             assert_eq!(scene.guardian == 0, what == "unguarded");
             scene.owner.die();
-            assert!(scene.members.iter().all(|member| lives(member.pid())), "{how} {what}");
             for member in &scene.members {
-                member.signal(processkit::Signal::Kill).expect("sent");
-                within("the end of a member", member.gone()).await.expect("gone");
+                assert!(lives(member.pid()), "{how} {what}");
+                lived_until_now(member).await;
             }
             sweep_leaked().expect("swept");
             if let Some(location) = scene.location {

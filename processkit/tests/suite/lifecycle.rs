@@ -2,7 +2,9 @@
 
 use crate::play::{Owner, alone};
 use crate::rig::*;
-use processkit::{Adopted, Error, Exit, ProcessGroup, ProcessGroupOptions, identity_of, sweep_leaked};
+use processkit::{
+    Adopted, Error, Exit, ProcessGroup, ProcessGroupOptions, Signal, identity_of, sweep_leaked,
+};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -31,12 +33,11 @@ async fn a_persisted_group_survives_its_owner() {
     let directory = OwnedFd::from(std::fs::File::open(&location).expect("opened"));
     let group = ProcessGroup::reopen_by_fd(directory).expect("reopened");
     assert_eq!(group.location(), by_path.location());
-    let mut own = group.start(&sleeper()).await.expect("one more");
+    let mut own = started(&group, &sleeper()).await;
     assert_eq!(by_path.members().expect("members").len(), 2);
+    lived_until_now(&member).await;
     group.remove().await.expect("gone");
     assert_eq!(exit_of(&mut own).await.signal, Some(9));
-    within("its death", member.gone()).await.expect("gone");
-    let _ = within("its exit", member.exit()).await;
     assert!(!location.exists());
     assert!(ProcessGroup::reopen(&name).expect_err("gone").is_not_found());
 }
@@ -64,7 +65,9 @@ async fn a_named_group_is_killed_on_drop_until_persisted() {
     let mut process = started(&group, &sleeper()).await;
     drop(group);
     let mut group = ProcessGroup::reopen(&name).expect("reopened");
-    assert!(process.try_exit().expect("an answer").is_none());
+    process.signal(Signal::Term).expect("sent");
+    assert_eq!(exit_of(&mut process).await.signal, Some(15), "the control: nobody else ended it");
+    let mut process = started(&group, &sleeper()).await;
     group.kill_on_drop();
     drop(group);
     assert_eq!(exit_of(&mut process).await.signal, Some(9));
@@ -81,14 +84,11 @@ async fn a_released_group_lives_on() {
         let location = group.location().map(ToOwned::to_owned);
         let mut process = started(&group, &sleeper()).await;
         group.release();
-        assert!(process.try_exit().expect("an answer").is_none());
-        match location {
-            Some(location) => {
-                ProcessGroup::reopen_by_path(location).expect("there").remove().await.expect("gone")
-            }
-            None => process.signal(processkit::Signal::Kill).expect("killed"),
+        process.signal(Signal::Term).expect("sent");
+        assert_eq!(exit_of(&mut process).await.signal, Some(15), "nobody else ended it");
+        if let Some(location) = location {
+            ProcessGroup::reopen_by_path(location).expect("there").remove().await.expect("gone");
         }
-        assert_eq!(exit_of(&mut process).await.signal, Some(9));
     }
 }
 
@@ -106,7 +106,7 @@ async fn one_process_can_be_released() {
     group.remove().await.expect("gone");
     assert_eq!(exit_of(&mut control).await.signal, Some(9));
     assert!(released.try_exit().expect("an answer").is_none());
-    released.signal(processkit::Signal::Term).expect("sent");
+    released.signal(Signal::Term).expect("sent");
     assert_eq!(exit_of(&mut released).await.signal, Some(15));
 }
 
@@ -127,7 +127,7 @@ async fn a_process_that_is_not_ours_is_adopted() {
         let waits = async { tokio::join!(adopted.gone(), adopted.gone(), adopted.exit()) };
         tokio::pin!(waits);
         pending(&mut waits).await;
-        adopted.signal(processkit::Signal::Term).expect("sent");
+        adopted.signal(Signal::Term).expect("sent");
         let (one, two, exit) = within("its end", waits).await;
         one.expect("gone");
         two.expect("gone");
@@ -137,7 +137,7 @@ async fn a_process_that_is_not_ours_is_adopted() {
             "not reaped by its owner"
         );
     }
-    adopted.signal(processkit::Signal::Term).expect("gone is fine");
+    adopted.signal(Signal::Term).expect("gone is fine");
     owner.die();
     sweep_leaked().expect("swept");
     vanished(&location).await;

@@ -228,3 +228,10 @@ pub(crate) fn copy(fd: BorrowedFd<'_>) -> OwnedFd {
 pub(crate) async fn exit_of(process: &mut RunningProcess) -> processkit::Exit {
     within("the exit", process.exit()).await.expect("an exit")
 }
+
+/// It lived until now: it ends by a signal that nobody else sends. (To look whether it lives says less: a kill takes a moment.)
+pub(crate) async fn lived_until_now(process: &Adopted) {
+    process.signal(processkit::Signal::Term).expect("sent");
+    let exit = within("the end of a process", process.exit()).await.expect("an exit");
+    assert!(!exit.is_known() || exit.signal == Some(15), "somebody else ended it: {exit}");
+}

@@ -1,9 +1,7 @@
 //! What ends a run from outside: a limit of time, a token.
 
 use crate::rig::*;
-use processkit::{
-    CancellationToken, Command, Error, Outcome, ProcessGroup, ProcessGroupOptions, Signal, StreamExt as _,
-};
+use processkit::{CancellationToken, Error, Outcome, ProcessGroup, ProcessResult, Result, Signal, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -18,12 +16,11 @@ fn pids(text: &str) -> Vec<u32> {
     text.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
 }
 
-/// Run a command whose limit may be too short for it to have said anything, with longer limits until it has.
-async fn said(command: &Command, options: &ProcessGroupOptions) -> processkit::ProcessResult<String> {
+/// A run whose limit may be too short for it to have said anything, with longer limits until it has.
+async fn said(run: impl AsyncFn(Duration) -> Result<ProcessResult<String>>) -> ProcessResult<String> {
     let mut limit = SHORT;
     loop {
-        let command = command.clone().group_options(options.clone()).timeout(limit);
-        let result = within("the limit", command.output_string()).await.expect("a result");
+        let result = within("the limit", run(limit)).await.expect("a result");
         if !result.stdout().is_empty() {
             return result;
         }
@@ -36,7 +33,8 @@ async fn said(command: &Command, options: &ProcessGroupOptions) -> processkit::P
 async fn a_timeout_ends_the_whole_private_group() {
     for options in mechanisms() {
         for script in [PAIR, "setsid sleep 1000 & echo $! $$; wait"] {
-            let result = said(&sh(script), &options).await;
+            let command = sh(script).group_options(options.clone());
+            let result = said(async |limit| command.clone().timeout(limit).output_string().await).await;
             assert_eq!((result.outcome(), result.signal()), (Outcome::TimedOut, Some(9)));
             assert!(!result.left_open(), "nobody is left to write");
             for pid in pids(result.stdout()) {
@@ -44,16 +42,9 @@ async fn a_timeout_ends_the_whole_private_group() {
             }
         }
 
-        let group = ProcessGroup::with_options(options.clone()).expect("a group");
-        let mut limit = SHORT;
-        let result = loop {
-            let process = started(&group, &sh(PAIR).timeout(limit)).await;
-            let result = within("the limit", process.output_string()).await.expect("a result");
-            if !result.stdout().is_empty() {
-                break result;
-            }
-            limit *= 2; // ended before it could say anything
-        };
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let shared = async |limit| started(&group, &sh(PAIR).timeout(limit)).await.output_string().await;
+        let result = said(shared).await;
         assert!(result.timed_out() && result.left_open());
         let child = pids(result.stdout())[0];
         assert!(lives(child), "control");
@@ -65,13 +56,16 @@ async fn a_timeout_ends_the_whole_private_group() {
 #[tokio::test]
 async fn a_grace_is_for_those_who_obey() {
     for options in mechanisms() {
-        let polite = sh("trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 1000 & wait; done");
-        let result = said(&polite.timeout_grace(FOREVER), &options).await;
+        let ended = async |script: &str, grace| {
+            let command = sh(script).group_options(options.clone()).timeout_grace(grace);
+            said(async |limit| command.clone().timeout(limit).output_string().await).await
+        };
+        let polite = "trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 1000 & wait; done";
+        let result = ended(polite, FOREVER).await;
         assert_eq!((result.outcome(), result.code()), (Outcome::TimedOut, None));
         assert_eq!((result.stdout().as_str(), result.exit().code), ("up\nasked", Some(3)));
 
-        let stubborn = sh("trap '' TERM; echo up; while :; do sleep 1000; done");
-        let result = said(&stubborn.timeout_grace(SHORT), &options).await;
+        let result = ended("trap '' TERM; echo up; while :; do sleep 1000; done", SHORT).await;
         assert_eq!((result.outcome(), result.signal()), (Outcome::TimedOut, Some(9)));
     }
 }
@@ -83,7 +77,6 @@ async fn the_limit_needs_nobody_who_waits() {
         let command = sh(PAIR).group_options(options).timeout(Duration::from_millis(500));
         let mut process = command.start().await.expect("started");
         let mut lines = process.stdout_lines();
-        use processkit::StreamExt;
         let mut last = None;
         while let Some(line) = within("a line or the end", lines.next()).await {
             last = Some(line);
