@@ -1,6 +1,6 @@
 //! What can be done to all members of a group at once, short of ending it.
 
-use crate::containment::Containment;
+use crate::containment::{Containment, say_gone};
 use crate::error::Result;
 use crate::group::ProcessGroup;
 use crate::identity::Stat;
@@ -32,10 +32,7 @@ impl ProcessGroup {
             Containment::Cgroup(cgroup) => {
                 cgroup.admit(pid).map_err(|error| match error.raw_os_error() {
                     Some(libc::ESRCH) => ended(),
-                    Some(libc::ENOENT | libc::ENODEV) => {
-                        io::Error::new(error.kind(), "the group's cgroup was removed")
-                    }
-                    _ => error,
+                    _ => say_gone(error),
                 })?;
                 alive()?; // the kernel does not move one that is ending, and says nothing
             }

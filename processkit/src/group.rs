@@ -1,7 +1,7 @@
 //! A container of processes, and what its owner intends with it.
 
 use crate::command::Command;
-use crate::containment::{Cgroup, Containment, Tree, base, bases};
+use crate::containment::{Cgroup, Containment, Tree, base, bases, say_gone};
 use crate::error::{Error, Result};
 use crate::guardian::Guardian;
 use crate::launch::{Birthplace, launch};
@@ -14,7 +14,7 @@ use crate::reaper;
 use crate::run::check_begin;
 use crate::running::RunningProcess;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,8 @@ pub(crate) const SUSPENDED: &str = "the group is suspended: call resume() first"
 /// [`settled`](crate::settled)). [`shutdown`](ProcessGroup::shutdown) and [`remove`](ProcessGroup::remove) return only when
 /// everything is gone.
 ///
-/// Holds one descriptor, of the cgroup's directory.
+/// A named or reopened one holds one descriptor, of the cgroup's directory. Unnamed ones hold none: all of a program share
+/// one of the directory above.
 #[derive(Debug)]
 pub struct ProcessGroup {
     pub(crate) containment: Containment,
@@ -294,10 +295,14 @@ impl ProcessGroup {
         check_begin(command)?;
         self.check_running(command)?;
         let pipes = Pipes::open(command)?;
-        let (cgroup, mark) = match &self.containment {
-            Containment::Cgroup(cgroup) => (Some(cgroup.directory()), None),
+        let (directory, mark) = match &self.containment {
+            Containment::Cgroup(cgroup) => match cgroup.directory() {
+                Ok(directory) => (Some(directory), None),
+                Err(error) => return Err(Error::Spawn { program: command.name(), source: say_gone(error) }),
+            },
             Containment::Tree(tree) => (None, Some(tree.mark())),
         };
+        let cgroup = directory.as_ref().map(|directory| directory.as_fd());
         let without_clone3 = self.options.without_clone3;
         let place = Birthplace { cgroup, mark, without_clone3, pipes: pipes.child_ends() };
         let child = Arc::new(launch(command, place)?);
@@ -328,6 +333,9 @@ impl ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
+        if let Some(guardian) = self.guardian.take() {
+            reaper::later(move || drop(guardian)); // waits for its answer
+        }
         if self.intent == Intent::Kill {
             if let Err(error) = self.containment.kill() {
                 event!(

@@ -1,6 +1,7 @@
 //! From a command to a child: everything is looked up and laid out here, so that the child itself has nothing to decide.
 
 use crate::command::{Command, Stdio};
+use crate::containment::{is_gone, say_gone};
 use crate::error::{Error, Result};
 use crate::passing;
 use crate::privileges::Resource;
@@ -163,20 +164,21 @@ fn in_directory(error: io::Error) -> io::Error {
 /// The error as its reader needs it. The raw error is kept where there is nothing to add.
 fn explain(failure: &SpawnFailure) -> io::Error {
     let SpawnFailure { stage, source, detail } = failure;
-    let errno = source.raw_os_error();
+    let raw = || {
+        source
+            .raw_os_error()
+            .map_or_else(|| io::Error::other(source.to_string()), io::Error::from_raw_os_error)
+    };
     let step = match stage {
         Stage::Directory => return in_directory(io::Error::new(source.kind(), source.to_string())),
-        // clone3 says so by either; nothing else about it could.
-        Stage::Clone | Stage::Join if matches!(errno, Some(libc::ENODEV | libc::ENOENT)) => {
-            return io::Error::new(source.kind(), "the group's cgroup was removed");
-        }
         Stage::Stopped => {
             return io::Error::new(source.kind(), "somebody stopped it before it executed its program");
         }
         Stage::Frozen => return io::Error::new(source.kind(), crate::group::SUSPENDED),
-        Stage::Clone | Stage::Session | Stage::Exec => {
-            return errno.map_or_else(|| io::Error::other(source.to_string()), io::Error::from_raw_os_error);
-        }
+        Stage::Session | Stage::Exec => return raw(),
+        // ENODEV or ENOENT can be about nothing else here
+        Stage::Clone => return say_gone(raw()),
+        Stage::Join if is_gone(source) => return say_gone(raw()),
         Stage::Join => "cannot join the group's cgroup".to_owned(),
         Stage::OomScore => "cannot set oom_score_adj".to_owned(),
         Stage::Limits => {

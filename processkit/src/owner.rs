@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::identity::{Stat, boot_id};
 use crate::reaper;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
@@ -61,6 +62,11 @@ pub(crate) fn sweep_once() {
     });
 }
 
+/// Whether the directory of a group has a name that was given once, and is nobody else's for ever.
+pub(crate) fn is_unnamed(name: &Path) -> bool {
+    name.as_os_str().as_bytes().starts_with(b"@")
+}
+
 /// Whose an unnamed group is, as its directory's name says: `@<boot>.<pid namespace>.<pid>.<start time>.<number>`. `@` is in
 /// no name a user may give.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +101,8 @@ impl Owner {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let Owner { boot, namespace, pid, start } = self;
-        format!("@{boot}.{namespace}.{pid}.{start}.{number}")
+        // the address tells copies of this crate in one program apart
+        format!("@{boot}.{namespace}.{pid}.{start}.{:x}-{number}", (&raw const NUMBER).addr())
     }
 
     fn parse(name: &str) -> Option<Owner> {
@@ -107,7 +114,7 @@ impl Owner {
             pid: part()?.parse().ok()?,
             start: part()?.parse().ok()?,
         };
-        part()?.parse::<u64>().ok()?;
+        part()?;
         part().is_none().then_some(owner)
     }
 
@@ -138,7 +145,7 @@ mod tests {
         assert!(Owner { start: this.start + 1, ..this.clone() }.is_dead(&this));
         assert!(!Owner { boot: "other".into(), start: 0, ..this.clone() }.is_dead(&this));
         assert!(!Owner { namespace: "1".into(), start: 0, ..this.clone() }.is_dead(&this));
-        for name in ["", "@", "service", "@a.b.c.d.e", "@a.1.2.3", "@a.1.2.3.4.5"] {
+        for name in ["", "@", "service", "@a.b.c.d.e", "@a.1.2.3", "@a.1.2.3.", "@a.1.2.3.4.5"] {
             assert_eq!(Owner::parse(name), None, "{name}");
         }
     }

@@ -116,20 +116,11 @@ impl Run {
     /// [`guarded`](Run::guarded), and then the end of what it leaves behind in its private group: a stream of its lines, or
     /// whoever waits for its outputs, would else be held up by a process in the background, whatever the limits say.
     pub(crate) async fn guarded_to_the_end(&self) {
-        let ended = self.guarded().await;
-        let left = match &self.group {
-            // mostly nothing is left, and then the directory can go at once
-            Some(Containment::Cgroup(cgroup)) if cgroup.remove_empty() => Ok(()),
-            Some(group) => group.kill().map_err(Error::from),
-            None => Ok(()),
-        };
-        if let Err(error) = ended.map(drop).and(left) {
-            event!(
-                warn,
-                pid = self.child.pid(),
-                error = error,
-                "a process or what it started cannot be ended"
-            );
+        if let Err(error) = self.guarded().await {
+            event!(warn, pid = self.child.pid(), error = error, "a process cannot be watched or ended");
+        }
+        if let Some(group) = &self.group {
+            group.end_rest();
         }
     }
 

@@ -40,10 +40,19 @@ pub struct RunningProcess {
     pub(crate) run: Arc<Run>,
     input: Feed,
     pub(crate) outputs: [Arc<Sink>; 2],
-    /// The task that enforces the limits, and ends what the process leaves behind in its private group.
-    guard: Option<AbortHandle>,
+    guard: Option<Guard>,
     /// The private group.
     group: Option<ProcessGroup>,
+}
+
+/// Who ends what the process leaves behind in its private group: a stream of its lines, or whoever waits for its outputs,
+/// would else be held up by a process in the background.
+#[derive(Debug)]
+enum Guard {
+    /// A task, which enforces the limits as well.
+    Task(AbortHandle),
+    /// The reaper, as long as nobody waits for the end to do it himself: a task would have to be started in another thread.
+    Reaper { _watch: reaper::Watch },
 }
 
 impl RunningProcess {
@@ -69,12 +78,22 @@ impl RunningProcess {
     pub(crate) fn awaken(&mut self) {
         self.input.start();
         self.outputs.iter().for_each(Sink::start);
-        if self.guard.is_none()
-            && (self.group.is_some() || self.run.terms.are_set())
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let run = Arc::clone(&self.run);
-            self.guard = Some(runtime.spawn(async move { run.guarded_to_the_end().await }).abort_handle());
+        if self.guard.is_some() {
+            return;
+        }
+        if self.run.terms.are_set() {
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                let run = Arc::clone(&self.run);
+                let task = runtime.spawn(async move { run.guarded_to_the_end().await });
+                self.guard = Some(Guard::Task(task.abort_handle()));
+            }
+        } else if let Some(group) = &self.run.group {
+            match reaper::watch_over(Arc::clone(&self.run.child), group.clone()) {
+                Ok(watch) => self.guard = Some(Guard::Reaper { _watch: watch }),
+                Err(error) => {
+                    event!(warn, error = error, "what the process leaves behind ends with its handle only")
+                }
+            }
         }
     }
 
@@ -249,6 +268,7 @@ impl RunningProcess {
     async fn ended_while(&mut self, mut reading: Pin<&mut impl Future<Output = ()>>) -> Result<(Exit, bool)> {
         self.input.close();
         self.input.start();
+        self.guard.take_if(|guard| matches!(guard, Guard::Reaper { .. }));
         let mut exit = pin!(async {
             match self.guard {
                 None if self.run.terms.are_set() => self.run.guarded().await,
@@ -297,8 +317,8 @@ async fn drained([stdout, stderr]: [Arc<Sink>; 2]) {
 
 impl Drop for RunningProcess {
     fn drop(&mut self) {
-        if let Some(guard) = &self.guard {
-            guard.abort();
+        if let Some(Guard::Task(task)) = self.guard.take() {
+            task.abort();
         }
         self.outputs.iter().for_each(|output| output.stop());
         if !matches!(self.run.child.try_reap(), Ok(Some(_))) {

@@ -4,13 +4,10 @@ use crate::containment::Containment;
 use crate::error::Result;
 use crate::group::{Intent, ProcessGroup};
 use crate::ladder::{Event, Ladder, Order};
-use std::io;
-use std::os::fd::OwnedFd;
+use crate::watch;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
-
-/// How often an empty directory that is busy is tried again.
-const REMOVAL_TRIES: usize = 100;
 
 impl ProcessGroup {
     /// Kill the whole tree. Returns when the signal is out: await [`wait_empty`](ProcessGroup::wait_empty) for the end. The
@@ -129,19 +126,13 @@ impl ProcessGroup {
     /// Remove the directory of an empty group.
     async fn clear_away(&mut self) -> Result<()> {
         if let Containment::Cgroup(cgroup) = &self.containment {
-            let mut tries = 0;
-            while !cgroup.try_remove()? {
-                // Somebody else put a process in, or one of ours made a directory: whatever it is, it ends here.
-                cgroup.kill()?;
-                self.containment.emptied().await?;
-                tries += 1;
-                if tries == REMOVAL_TRIES {
-                    return Err(io::Error::from(io::ErrorKind::ResourceBusy).into());
-                }
+            while let Some(events) = cgroup.events()?
+                && !cgroup.clear_away(events.as_fd())?
+            {
+                watch::emptied(events).await?;
             }
         }
         self.intent = Intent::Leave;
-        event!(debug, group = format_args!("{:?}", self.location()), "group removed");
         Ok(())
     }
 

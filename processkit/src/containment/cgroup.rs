@@ -2,11 +2,13 @@
 
 use super::spare;
 use super::tree::unless_short;
+use crate::owner::is_unnamed;
 use crate::reaper;
 use crate::sys;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
-use std::collections::HashSet;
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 #[cfg(feature = "stats")]
 use std::io::Read;
@@ -14,6 +16,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How often the members are read again for ones that were born meanwhile.
 const PASSES: usize = 64;
@@ -24,10 +27,18 @@ const BATCH: usize = 32;
 /// How often a group's directory is tried again because the one above was removed under it.
 const CREATION_TRIES: usize = 100;
 
-/// A cgroup by its descriptor. The path is for people, and for the removal.
+/// How often an empty directory that is busy is tried again before it is left to the next sweep.
+const REMOVAL_TRIES: usize = 100;
+
+/// A cgroup by a descriptor. The path is for people, and for the removal of one that others may name.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
-    directory: OwnedFd,
+    /// Its directory; that of all groups for an unnamed one, so that a private group costs its child no descriptor.
+    anchor: Arc<OwnedFd>,
+    /// Where it lies from there: nowhere else, or the name of an unnamed one. That name is enough: it holds boot, pid
+    /// namespace, pid, start time and a number given once, so nobody makes it again after somebody removed the directory,
+    /// and the directory above is not replaced as long as this one is in it.
+    inside: PathBuf,
     path: PathBuf,
 }
 
@@ -36,24 +47,55 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
+/// What to say of a group that was to take somebody in.
+pub(crate) fn say_gone(error: io::Error) -> io::Error {
+    if is_gone(&error) { io::Error::new(error.kind(), "the group's cgroup was removed") } else { error }
+}
+
+/// The directories of groups that were opened so far.
+static BASES: Mutex<BTreeMap<PathBuf, Arc<OwnedFd>>> = Mutex::new(BTreeMap::new());
+
+/// The directory of groups, from before or opened now.
+fn open_base(base: &Path) -> io::Result<Arc<OwnedFd>> {
+    let mut bases = BASES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = bases.get(base) {
+        return Ok(Arc::clone(known));
+    }
+    let opened = Arc::new(open_directory(base)?);
+    bases.insert(base.to_owned(), Arc::clone(&opened));
+    Ok(opened)
+}
+
 impl Cgroup {
     /// Make a directory that does not exist yet, and its parent where that is missing. Others may remove the parent as long
     /// as it is empty, and make it again.
     pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
         spare::keep();
+        let (Some(base), Some(name)) = (path.parent(), path.file_name().map(Path::new)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let make = || {
+            let anchor = open_base(base)?;
+            mkdirat(&*anchor, name, Mode::from_bits_truncate(0o777))?;
+            Ok::<_, io::Error>(anchor)
+        };
         let mut tries = 0;
-        while let Err(error) = std::fs::create_dir(&path) {
-            tries += 1;
-            let Some(parent) = path.parent().filter(|_| is_gone(&error) && tries < CREATION_TRIES) else {
-                return Err(error);
-            };
-            match std::fs::create_dir(parent) {
+        let anchor = loop {
+            match make() {
+                Err(error) if is_gone(&error) && tries < CREATION_TRIES => tries += 1,
+                other => break other?,
+            }
+            BASES.lock().unwrap_or_else(PoisonError::into_inner).remove(base); // perhaps of one that was removed
+            match std::fs::create_dir(base) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
+        };
+        if is_unnamed(name) {
+            return Ok(Cgroup { anchor, inside: name.to_owned(), path });
         }
         match open_directory(&path) {
-            Ok(directory) => Ok(Cgroup { directory, path }),
+            Ok(directory) => Ok(Self::over(directory, path)),
             Err(error) => {
                 let _ = std::fs::remove_dir(&path); // the open failed; that is the error to report
                 Err(error)
@@ -61,19 +103,23 @@ impl Cgroup {
         }
     }
 
+    fn over(directory: OwnedFd, path: PathBuf) -> Self {
+        Cgroup { anchor: Arc::new(directory), inside: PathBuf::new(), path }
+    }
+
     /// Open one that exists.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        Self::check(Cgroup { directory: open_directory(&path)?, path })
+        Self::over(open_directory(&path)?, path).check()
     }
 
     /// Take over a directory somebody opened.
     pub(crate) fn from_fd(directory: OwnedFd) -> io::Result<Self> {
         let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
-        Self::check(Cgroup { directory, path })
+        Self::over(directory, path).check()
     }
 
     fn check(self) -> io::Result<Self> {
-        if !sys::is_cgroup2(self.directory.as_fd())? {
+        if !sys::is_cgroup2(self.anchor.as_fd())? {
             let message = format!("{} is not a cgroup v2 directory", self.path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
@@ -86,12 +132,26 @@ impl Cgroup {
         &self.path
     }
 
-    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+    /// The directory, open: for a moment if it is an unnamed one.
+    pub(crate) fn directory(&self) -> io::Result<Arc<OwnedFd>> {
+        if self.is_own() {
+            return Ok(Arc::clone(&self.anchor));
+        }
+        Ok(Arc::new(self.file("", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?))
+    }
+
+    /// Whether the descriptor is the directory itself.
+    fn is_own(&self) -> bool {
+        self.inside.as_os_str().is_empty()
     }
 
     fn file(&self, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
-        Ok(openat(&self.directory, name, flags | OFlag::O_CLOEXEC, Mode::empty())?)
+        Ok(openat(&*self.anchor, &self.inside.join(name), flags | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+
+    /// The directory as `/proc` names it.
+    fn shown(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.anchor.as_raw_fd().to_string()).join(&self.inside)
     }
 
     /// One of its files, as text.
@@ -145,13 +205,17 @@ impl Cgroup {
         Ok(length == 1 && text == *b"1")
     }
 
+    /// [`events_file`](Cgroup::events_file); `None` if the directory was removed.
+    pub(crate) fn events(&self) -> io::Result<Option<OwnedFd>> {
+        match self.events_file() {
+            Err(error) if is_gone(&error) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Whether anything lives in here or below. Zombies do not.
     pub(crate) fn is_populated(&self) -> io::Result<bool> {
-        match self.events_file() {
-            Ok(events) => is_populated(events.as_fd()),
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.events()?.map_or(Ok(false), |events| is_populated(events.as_fd()))
     }
 
     /// The pids in here and below.
@@ -214,7 +278,7 @@ impl Cgroup {
     /// Mark the directory as one that must survive its owner. The sticky bit means nothing else to a cgroup, and needs no
     /// more than to own the directory.
     pub(crate) fn keep(&self, keep: bool) -> io::Result<()> {
-        let directory = File::from(self.directory.try_clone()?);
+        let directory = File::from(self.directory()?.try_clone()?);
         let mode = directory.metadata()?.mode();
         let mode = if keep { mode | STICKY } else { mode & !STICKY };
         directory.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))
@@ -222,52 +286,69 @@ impl Cgroup {
 
     /// Whether [`Cgroup::keep`] was called.
     pub(crate) fn is_kept(&self) -> io::Result<bool> {
-        Ok(File::from(self.directory.try_clone()?).metadata()?.mode() & STICKY != 0)
+        Ok(std::fs::metadata(self.shown())?.mode() & STICKY != 0)
     }
 
-    /// Remove the directory if that is all that is left; whether it is gone.
+    /// Remove the directory of an unnamed group if that is all that is left; whether it is gone.
     pub(crate) fn remove_empty(&self) -> bool {
-        match std::fs::remove_dir(&self.path) {
+        self.remove_directory().is_ok()
+    }
+
+    fn remove_directory(&self) -> io::Result<()> {
+        let removed = if self.is_own() {
+            // The name may have gone to somebody else meanwhile.
+            match (std::fs::metadata(self.shown()), std::fs::metadata(&self.path)) {
+                (Ok(ours), Ok(there)) if (ours.dev(), ours.ino()) == (there.dev(), there.ino()) => {
+                    std::fs::remove_dir(&self.path)
+                }
+                _ => return Ok(()),
+            }
+        } else {
+            unlinkat(&*self.anchor, &self.inside, UnlinkatFlags::RemoveDir).map_err(io::Error::from)
+        };
+        match removed {
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) => Err(error),
             Ok(()) => {
                 reaper::tidy_later();
-                true
+                Ok(())
             }
-            Err(error) => is_gone(&error),
         }
+    }
+
+    /// Kill what lives in it, and remove it once nothing does. `Ok(false)`: not yet, its open `events` will tell.
+    pub(crate) fn clear_away(&self, events: BorrowedFd<'_>) -> io::Result<bool> {
+        for _ in 0..REMOVAL_TRIES {
+            if is_populated(events)? {
+                self.kill()?; // somebody else put a process in, or it has not ended yet
+                return Ok(false);
+            }
+            if self.try_remove()? {
+                event!(debug, path = self.path.display(), "group removed");
+                return Ok(true);
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
     }
 
     /// Remove the directory and those its processes made below. `Ok(false)` if something lives in it (again).
     pub(crate) fn try_remove(&self) -> io::Result<bool> {
-        let mut below = self.directories()?;
-        if below.is_empty() {
-            return Ok(true); // gone already
-        }
-        below.remove(0);
-        for directory in below.iter().rev() {
+        for directory in self.directories()?.iter().skip(1).rev() {
             match std::fs::remove_dir(directory) {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
+                Err(error) if is_busy(&error) => return Ok(false),
                 Err(error) if !is_gone(&error) => return Err(error),
                 _ => {}
             }
         }
-        // The name may have gone to somebody else meanwhile.
-        let ours = std::fs::metadata(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
-        match (ours, std::fs::metadata(&self.path)) {
-            (Ok(ours), Ok(there)) if (ours.dev(), ours.ino()) == (there.dev(), there.ino()) => {}
-            _ => return Ok(true),
+        match self.remove_directory() {
+            Err(error) if is_busy(&error) => Ok(false),
+            other => other.map(|()| true),
         }
-        match std::fs::remove_dir(&self.path) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
-            Err(error) if !is_gone(&error) => return Err(error),
-            _ => {}
-        }
-        reaper::tidy_later();
-        Ok(true)
     }
 
     /// This directory and all below, parents first. Empty if it was removed.
     fn directories(&self) -> io::Result<Vec<PathBuf>> {
-        let mut found = vec![PathBuf::from(format!("/proc/self/fd/{}/.", self.directory.as_raw_fd()))];
+        let mut found = vec![self.shown().join(".")];
         let mut next = 0;
         while let Some(directory) = found.get(next) {
             match std::fs::read_dir(directory) {
@@ -291,6 +372,10 @@ impl Cgroup {
 }
 
 const STICKY: u32 = 0o1000;
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+}
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let mut options = File::options();

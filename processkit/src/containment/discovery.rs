@@ -1,7 +1,7 @@
 //! Where cgroups can be made: the cgroup2 mounts of `/proc/self/mountinfo` and the own path of `/proc/self/cgroup`.
 
+use super::is_short;
 use crate::mechanism::MechanismReason;
-use nix::errno::Errno;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -45,15 +45,9 @@ fn find() -> Result<Result<PathBuf, MechanismReason>, MechanismReason> {
 /// Nothing where there is no such file, or none for us.
 fn read(path: &str) -> Result<Vec<u8>, MechanismReason> {
     match std::fs::read(path) {
-        Err(error) if may_pass(&error) => Err(not_writable(path.into(), &error)),
+        Err(error) if is_short(&error) => Err(not_writable(path.into(), &error)),
         other => Ok(other.unwrap_or_default()),
     }
-}
-
-/// A lack of descriptors, of memory, of room for one more cgroup.
-fn may_pass(error: &io::Error) -> bool {
-    let lacks = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EAGAIN, Errno::ENOSPC];
-    error.raw_os_error().is_some_and(|raw| lacks.contains(&Errno::from_raw(raw)))
 }
 
 fn not_writable(path: PathBuf, error: &io::Error) -> MechanismReason {
@@ -66,7 +60,7 @@ fn probe(own: &Path) -> Result<Result<PathBuf, MechanismReason>, MechanismReason
     let made = match std::fs::create_dir(&base) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-        Err(error) if may_pass(&error) => return Err(not_writable(base, &error)),
+        Err(error) if is_short(&error) => return Err(not_writable(base, &error)),
         Err(error) => return Ok(Err(not_writable(base, &error))),
     };
     let checked = check(&base);

@@ -5,12 +5,18 @@ mod discovery;
 mod spare;
 mod tree;
 
-pub(crate) use cgroup::{Cgroup, is_gone, is_populated};
+pub(crate) use cgroup::{Cgroup, is_gone, is_populated, say_gone};
 pub(crate) use discovery::{base, bases, tidy};
 pub(crate) use tree::{Member, Tree};
 
 use std::io;
 use std::sync::Arc;
+
+/// Whether it failed for want of descriptors, of memory, of room for one more: it may not the next time.
+pub(crate) fn is_short(error: &io::Error) -> bool {
+    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::ENOSPC];
+    error.raw_os_error().is_some_and(|raw| short.contains(&raw))
+}
 
 /// The container itself, shared between its owner and the reaper.
 #[derive(Clone, Debug)]
@@ -25,6 +31,17 @@ impl Containment {
         match self {
             Containment::Cgroup(cgroup) => cgroup.kill(),
             Containment::Tree(tree) => tree.kill(),
+        }
+    }
+
+    /// End what a process left behind in its private group. Mostly nothing is, and then the directory can go at once.
+    pub(crate) fn end_rest(&self) {
+        let ended = match self {
+            Containment::Cgroup(cgroup) if cgroup.remove_empty() => Ok(()),
+            group => group.kill(),
+        };
+        if let Err(error) = ended {
+            event!(warn, error = error, "what a process left behind cannot be ended");
         }
     }
 
@@ -47,10 +64,9 @@ impl Containment {
     /// Until nothing lives in it. Cancel safe.
     pub(crate) async fn emptied(&self) -> io::Result<()> {
         match self {
-            Containment::Cgroup(cgroup) => match cgroup.events_file() {
-                Ok(events) => crate::watch::emptied(events).await,
-                Err(error) if is_gone(&error) => Ok(()),
-                Err(error) => Err(error),
+            Containment::Cgroup(cgroup) => match cgroup.events()? {
+                Some(events) => crate::watch::emptied(events).await,
+                None => Ok(()),
             },
             Containment::Tree(tree) => {
                 use std::os::fd::AsFd;

@@ -8,6 +8,7 @@
 //! has another uid than we have, or gained privileges at its exec, unless we may trace it (CAP_SYS_PTRACE, as root has it):
 //! such a one has to be told by the other signs.
 
+use super::is_short;
 use crate::identity::Stat;
 use crate::process::Child;
 use crate::sys;
@@ -344,10 +345,6 @@ pub(super) fn unless_short<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if is_short(&error) => Err(error),
         Err(_) => Ok(None),
     }
-}
-
-fn is_short(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 fn process_table() -> io::Result<Vec<Stat>> {

@@ -54,7 +54,7 @@ impl Default for OutputBufferPolicy {
 }
 
 /// The bytes that were read and not yet taken or dropped, with the ends of their lines.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Buffer {
     policy: OutputBufferPolicy,
     bytes: Vec<u8>,
@@ -68,20 +68,13 @@ pub(crate) struct Buffer {
     whole: usize,
     seen: usize,
     truncated: bool,
+    /// Nothing more comes: a rest without an end is a line.
+    ended: bool,
 }
 
 impl Buffer {
     pub(crate) fn new(policy: OutputBufferPolicy) -> Self {
-        Buffer {
-            policy,
-            bytes: Vec::new(),
-            head: 0,
-            open: 0,
-            searched: 0,
-            whole: 0,
-            seen: 0,
-            truncated: false,
-        }
+        Buffer { policy, ..Buffer::default() }
     }
 
     /// Let `read` append to the bytes; at least `room` fit without another allocation.
@@ -116,19 +109,21 @@ impl Buffer {
 
     /// Nothing more will come: an unterminated rest is a line.
     pub(crate) fn finish(&mut self) {
-        self.split();
-        let rest = self.bytes.len() - self.open;
-        if rest > 0 {
-            let mut excess = None;
-            self.line(rest, &mut excess);
-            self.cut(excess);
-        }
+        self.ended = true;
+        self.look();
+    }
+
+    /// The length of the line that begins at `open`, if it is complete.
+    fn next_length(&self) -> Option<usize> {
+        let rest = &self.bytes[self.open..];
+        let last = || Some(rest.len()).filter(|length| self.ended && *length > 0);
+        first_line(rest, self.searched - self.open).or_else(last)
     }
 
     /// Find the lines that are complete by now.
     fn split(&mut self) {
         let mut excess = None;
-        while let Some(length) = first_line(&self.bytes[self.open..], self.searched - self.open) {
+        while let Some(length) = self.next_length() {
             self.line(length, &mut excess);
         }
         self.cut(excess);
@@ -184,7 +179,7 @@ impl Buffer {
             self.first()
         } else {
             // One more and not all: with a bound there is none, and without the others need not be counted yet.
-            let length = first_line(&self.bytes[self.open..], self.searched - self.open);
+            let length = self.next_length();
             self.searched = length.map_or(self.bytes.len(), |length| self.open + length);
             self.seen += usize::from(length.is_some());
             self.open += length?;
