@@ -10,7 +10,7 @@ use crate::signal::Signal;
 use crate::terms::Terms;
 use crate::watch::{self, Watched};
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
@@ -24,8 +24,7 @@ pub(crate) struct Run {
     pub(crate) group: Option<Containment>,
     fate: Mutex<Fate>,
     /// The child as the runtime watches it, once somebody waited.
-    watched: OnceLock<AsyncFd<Watched>>,
-    registering: Mutex<()>,
+    watched: Mutex<Option<Arc<AsyncFd<Watched>>>>,
 }
 
 /// Who ended it.
@@ -45,8 +44,7 @@ impl Run {
             terms: command.terms.clone(),
             group,
             fate: Mutex::new(Fate::Own),
-            watched: OnceLock::new(),
-            registering: Mutex::new(()),
+            watched: Mutex::new(None),
         }
     }
 
@@ -73,25 +71,24 @@ impl Run {
             if let Some(exit) = self.child.try_reap()? {
                 return Ok(exit);
             }
-            match self.watched()?.readable().await {
-                Ok(mut ended) => ended.retain_ready(),
-                // registered with a runtime that is gone by now
-                Err(_) => watch::ended(self.child.pidfd()).await?,
-            }
+            let watched = self.watched()?;
+            let _ = watched.readable().await; // an error: registered with a runtime that is gone by now
+            // Not watched any more when it is reaped, which is an event as well: a thread would wake for nothing.
+            self.lock_watched().take_if(|known| Arc::ptr_eq(known, &watched));
         }
     }
 
-    fn watched(&self) -> io::Result<&AsyncFd<Watched>> {
-        loop {
-            if let Some(watched) = self.watched.get() {
-                return Ok(watched);
-            }
-            // One at a time: the kernel refuses to watch the same descriptor twice (epoll_ctl(2), EEXIST).
-            let _registering = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.watched.get().is_none() {
-                let _ = self.watched.set(watch::child(Arc::clone(&self.child))?); // nobody was faster
-            }
+    fn lock_watched(&self) -> MutexGuard<'_, Option<Arc<AsyncFd<Watched>>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watched(&self) -> io::Result<Arc<AsyncFd<Watched>>> {
+        // One at a time: the kernel refuses to watch the same descriptor twice (epoll_ctl(2), EEXIST).
+        let mut known = self.lock_watched();
+        if let Some(watched) = &*known {
+            return Ok(Arc::clone(watched));
         }
+        Ok(Arc::clone(known.insert(Arc::new(watch::child(Arc::clone(&self.child))?))))
     }
 
     /// [`exit`](Run::exit), with the limits enforced. By one at a time.
