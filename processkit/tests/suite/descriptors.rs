@@ -220,3 +220,25 @@ async fn a_closed_source_is_an_error() {
     assert!(error.contains("cannot pass descriptor 7: its source cannot be copied"), "{error}");
     assert!(group.is_empty().expect("an answer"));
 }
+
+/// A child costs a pidfd and the pipes asked for, and its private group nothing more. A named group has a descriptor of its
+/// own (the control).
+#[tokio::test]
+async fn a_private_group_holds_no_descriptor() {
+    if !alone("descriptors::a_private_group_holds_no_descriptor").await {
+        return;
+    }
+    let quiet = sleeper().stdout(Stdio::Null).stderr(Stdio::Null);
+    let first = quiet.start().await.expect("started"); // what is opened once is open now
+    let before = open_descriptors();
+    let (one, other) = (quiet.start().await.expect("started"), quiet.start().await.expect("started"));
+    assert_eq!(open_descriptors(), before + 2, "pidfds");
+    let speaking = sleeper().start().await.expect("started");
+    assert_eq!(open_descriptors(), before + 5, "a pidfd and two pipes more");
+    if cgroups() {
+        let _named = ProcessGroup::named(&unique("held"), ProcessGroupOptions::default()).expect("a group");
+        assert_eq!(open_descriptors(), before + 6, "control");
+    }
+    drop((first, one, other, speaking));
+    within("the background", processkit::settled()).await;
+}

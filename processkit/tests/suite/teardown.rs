@@ -304,3 +304,25 @@ async fn few_descriptors_are_enough_to_end_many() {
         within("emptiness", group.wait_empty()).await.expect("empty");
     }
 }
+
+/// Was left for good: the directory of a group that was dropped when there was no descriptor left to watch it by.
+#[tokio::test]
+async fn a_group_dropped_without_descriptors_goes_when_there_are_some() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if !cgroups() || !alone("teardown::a_group_dropped_without_descriptors_goes_when_there_are_some").await {
+        return;
+    }
+    let group = ProcessGroup::new().expect("a group");
+    let location = group.location().expect("a directory").to_owned();
+    let mut process = started(&group, &sleeper()).await;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, open_descriptors() as u64 + 8, hard).expect("limited");
+    let held: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    drop(group);
+    assert_eq!(exit_of(&mut process).await.signal, Some(9));
+    assert!(location.exists(), "control: nobody can look whether it is empty");
+    drop(held);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as before");
+    within("the background", processkit::settled()).await;
+    assert!(!location.exists(), "{}", location.display());
+}
