@@ -175,13 +175,18 @@ async fn all_reaped(handles: Vec<RunningProcess>, signal: i32) {
     }
 }
 
+/// Dropping kills at once, and the background does the rest: no member, no zombie, no directory.
 #[tokio::test]
 async fn trees_end_by_drop() {
     for group in groups() {
+        let location = group.location().map(ToOwned::to_owned);
         let (handles, members) = crowd(&group).await;
         drop(group);
         all_gone(&members).await;
         all_reaped(handles, 9).await;
+        if let Some(location) = location {
+            vanished(&location).await;
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::play::alone;
 use crate::rig::*;
 use processkit::{
     Adopted, Command, Mechanism, ProcessGroup, ProcessGroupOptions, Signal, StreamExt, kill_by_fd,
-    pidfd_open, wait_empty_by_fd,
+    wait_empty_by_fd,
 };
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -82,25 +82,6 @@ async fn without_escalation_it_is_spared() {
         }
         assert_eq!(exit_of(&mut process).await.signal, Some(9));
         out.end().await;
-    }
-}
-
-/// Dropping kills at once, and the background does the rest: no member, no zombie, no directory.
-#[tokio::test]
-async fn dropping_kills_and_clears_away() {
-    for group in groups() {
-        let location = group.location().map(ToOwned::to_owned);
-        let (process, mut out) = speaker(&group, sh("sleep 1000 & echo $$; wait")).await;
-        let pid = out.pid().await;
-        let pidfd = pidfd_open(pid).expect("a pidfd");
-        drop(group);
-        out.end().await;
-        if let Some(location) = location {
-            vanished(&location).await;
-        }
-        within("the background", processkit::settled()).await;
-        drop(process);
-        reaped(pidfd).await;
     }
 }
 
