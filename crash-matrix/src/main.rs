@@ -1,76 +1,276 @@
 //! `crash-matrix`: the cells, by name.
 
-use clap::{Parser, Subcommand, ValueEnum};
-use crash_matrix::{JOBS, Matrix};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use crash_matrix::{Cell, JOBS, PLANTS, Plant, Points, Record, Verdict};
+use std::collections::BTreeMap;
+use std::panic::catch_unwind;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
-/// Kills every role of a handoff at every step and checks what clients and disk saw
+/// Strikes every role of a handoff at every step and checks what clients and disk saw
 #[derive(Debug, Parser)]
-#[command(
-    after_help = "Exit codes:\n  0  all green\n  1  red: a promise was broken\n  2  usage, or a cell that nobody reached\n  3  the harness is broken: an upgrade without faults does not commit"
-)]
+#[command(after_help = CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const CODES: &str = "Exit codes:\n  0  all green\n  1  red: a promise was broken\n  2  usage, a cell that nobody \
+    reached, or one that was in time only now and then\n  3  the harness is broken: an upgrade without faults does \
+    not commit, a file cannot be read\n\nA cell: ROLE.EFFECT.SIDE[#HIT]/FAULT/WORKLOAD/VERSIONS[/never][+POINT/FAULT]";
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Record a few upgrades and print the cells, one a line
+    /// Try cells; a grid, and what is red and why
+    Run(Run),
+    /// Print the cells, one a line
     List {
-        /// How somebody dies
-        #[arg(long, value_enum, default_value_t = Fault::Kill9)]
-        fault: Fault,
+        /// The bugs that can be planted instead, each with the cell that shows it
+        #[arg(long)]
+        plants: bool,
+        /// Of which tier
+        #[arg(long, value_enum, default_value_t = Tier::Full)]
+        tier: Tier,
     },
-    /// Try the cells and print how each ended
-    Run {
-        /// Only cells whose name contains this, e.g. `S.send` or `N.claim.after`
-        #[arg(long, default_value = "")]
-        filter: String,
-        /// How somebody dies
-        #[arg(long, value_enum, default_value_t = Fault::Kill9)]
-        fault: Fault,
-        /// How many cells at once
-        #[arg(long, default_value_t = JOBS)]
-        jobs: usize,
+    /// Say what a cell is, what must hold in it, and how it ended the last time
+    Explain {
+        /// Its name
+        cell: Cell,
+        #[command(flatten)]
+        out: Out,
     },
+    /// Try one cell, once
+    Repro {
+        /// Its name
+        cell: Cell,
+        /// Leave run dir, data and log where they are
+        #[arg(long)]
+        keep: bool,
+        /// Print who came by where, all of it
+        #[arg(long)]
+        trace: bool,
+        /// Plant a bug (see list --plants)
+        #[arg(long, value_name = "BUG")]
+        plant: Option<String>,
+    },
+    /// Compare two results: what got worse (then exit code 1), what got better
+    Diff {
+        /// A matrix.jsonl
+        old: PathBuf,
+        /// Another one
+        new: PathBuf,
+    },
+    /// The last result again
+    Report {
+        /// As a page for a browser
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        #[command(flatten)]
+        out: Out,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// How much is tried
+    #[arg(long, value_enum, default_value_t = Tier::Single)]
+    tier: Tier,
+    /// How many cells at once
+    #[arg(long, default_value_t = JOBS)]
+    jobs: usize,
+    /// Only cells whose name fits: `*` and `?`, or a part of the name
+    #[arg(long, default_value = "", value_name = "GLOB")]
+    filter: String,
+    /// In which order: the neighbours of a cell are others then
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Plant a bug (see list --plants) and try the cell that shows it; `all`: each of them, 0 when each was found
+    #[arg(long, value_name = "BUG")]
+    plant: Option<String>,
+    #[command(flatten)]
+    out: Out,
+}
+
+#[derive(Debug, Args)]
+struct Out {
+    /// Where matrix.jsonl is [default: crash-matrix in the target folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Fault {
-    /// SIGKILL
-    Kill9,
-    /// exit(1)
-    Exit,
+enum Tier {
+    /// Seconds
+    Smoke,
+    /// Deaths at every point, everything else at key points
+    Single,
+    /// Every fault at every point, and a second one after key points
+    Full,
 }
 
-impl From<Fault> for crash_matrix::Fault {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Kill9 => crash_matrix::Fault::Kill9,
-            Fault::Exit => crash_matrix::Fault::Exit,
+impl From<Tier> for crash_matrix::Tier {
+    fn from(tier: Tier) -> Self {
+        match tier {
+            Tier::Smoke => crash_matrix::Tier::Smoke,
+            Tier::Single => crash_matrix::Tier::Single,
+            Tier::Full => crash_matrix::Tier::Full,
         }
+    }
+}
+
+impl Out {
+    fn path(&self) -> PathBuf {
+        let dir = self.out.clone().unwrap_or_else(|| handoff_tests::bins::target().join("crash-matrix"));
+        dir.join("matrix.jsonl")
     }
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let Ok(matrix) = std::panic::catch_unwind(Matrix::record) else { return ExitCode::from(3) };
-    match cli.command {
-        Command::List { fault } => {
-            for cell in matrix.cells(fault.into()) {
-                println!("{cell}");
-            }
-            ExitCode::SUCCESS
-        }
-        Command::Run { filter, fault, jobs } => {
-            let outcome = matrix.run(&filter, fault.into(), jobs);
-            println!("{outcome}");
-            match (outcome.red.len(), outcome.unreached.len() + usize::from(outcome.green.is_empty())) {
-                (0, 0) => ExitCode::SUCCESS,
-                (0, _) => ExitCode::from(2),
-                _ => ExitCode::from(1),
-            }
+    match obey(Cli::parse().command) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("crash-matrix: {why}");
+            ExitCode::from(3)
         }
     }
+}
+
+fn obey(command: Command) -> Result<ExitCode, String> {
+    match command {
+        Command::Run(args) => run(&args),
+        Command::List { plants: true, .. } => {
+            for Plant { name, bug, cell } in PLANTS {
+                println!("{name:4} {bug:45} {cell}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::List { tier, .. } => {
+            for cell in crash_matrix::cells(tier.into(), &points()?, JOBS) {
+                println!("{cell}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Explain { cell, out } => {
+            println!("{}", crash_matrix::explain(&cell));
+            let known = crash_matrix::read(&out.path()).unwrap_or_default();
+            match known.iter().find(|record| record.id == cell.to_string()) {
+                Some(record) => println!("The last time: {}", crash_matrix::explained(record)),
+                None => println!("Not tried yet, as far as {} knows.", out.path().display()),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Repro { cell, keep, trace, plant } => {
+            let record = crash_matrix::once(&cell, &points()?, plant.as_deref(), keep);
+            if trace {
+                println!("{}", record.trace.join("\n"));
+            }
+            println!("{}", crash_matrix::explained(&Record { trace: Vec::new(), ..record.clone() }));
+            println!(
+                "{}",
+                serde_json::to_string(&Record { trace: Vec::new(), ..record.clone() }).unwrap_or_default()
+            );
+            Ok(code(&[record]))
+        }
+        Command::Diff { old, new } => diff(&old, &new),
+        Command::Report { html, out } => {
+            let records =
+                crash_matrix::read(&out.path()).map_err(|e| format!("{e}; next: crash-matrix run"))?;
+            match html {
+                Some(file) => std::fs::write(&file, crash_matrix::html(&records))
+                    .map_err(|e| format!("{}: {e}", file.display()))?,
+                None => println!("{}", crash_matrix::text(&records, f64::NAN)),
+            }
+            Ok(code(&records))
+        }
+    }
+}
+
+fn points() -> Result<Points, String> {
+    // what the rig thinks of a service that does not come up is on stderr already
+    catch_unwind(Points::record).unwrap_or_else(|_| Err("an upgrade without faults does not commit".into()))
+}
+
+fn run(args: &Run) -> Result<ExitCode, String> {
+    let points = points()?;
+    match args.plant.as_deref() {
+        Some("all") => return Ok(find_plants(&points, args.jobs)),
+        Some(bug) if !PLANTS.iter().any(|plant| plant.name == bug) => {
+            return Err(format!("no bug is called {bug:?}; next: crash-matrix list --plants"));
+        }
+        _ => {}
+    }
+    let shows = PLANTS.iter().find(|plant| args.plant.as_deref() == Some(plant.name)).map(|plant| plant.cell);
+    let mut cells = match shows.filter(|_| args.filter.is_empty()) {
+        Some(cell) => vec![cell.parse::<Cell>()?],
+        None => crash_matrix::cells(args.tier.into(), &points, args.jobs),
+    };
+    cells.retain(|cell| crash_matrix::fits(&args.filter, &cell.to_string()));
+    if cells.is_empty() {
+        eprintln!("no cell fits {:?}; next: crash-matrix list", args.filter);
+        return Ok(ExitCode::from(2));
+    }
+    let order: BTreeMap<String, usize> = cells.iter().enumerate().map(|(n, c)| (c.to_string(), n)).collect();
+    shuffle(&mut cells, args.seed);
+    let began = Instant::now();
+    let mut records = crash_matrix::run(&cells, &points, args.plant.as_deref(), args.jobs, |record| {
+        if record.outcome != Verdict::Green {
+            eprintln!("{}", crash_matrix::explained(record));
+        }
+    });
+    records.sort_by_key(|record| order.get(&record.id));
+    println!("{}", crash_matrix::text(&records, began.elapsed().as_secs_f64()));
+    crash_matrix::write(&args.out.path(), &records).map_err(|e| e.to_string())?;
+    println!("{}", args.out.path().display());
+    Ok(code(&records))
+}
+
+/// Each bug, in the cell that shows it: found by its oracle or not.
+fn find_plants(points: &Points, jobs: usize) -> ExitCode {
+    let found = crash_matrix::hunt(points, jobs);
+    for (plant, by) in &found {
+        let seen = if by.iter().any(|oracle| oracle == plant.name) { "found" } else { "NOT FOUND" };
+        println!("{:4} {:45} {seen}; red: {}", plant.name, plant.bug, by.join(" "));
+    }
+    let all = found.iter().all(|(plant, by)| by.iter().any(|oracle| oracle == plant.name));
+    if all { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn code(records: &[Record]) -> ExitCode {
+    match crash_matrix::totals(records) {
+        [_, 0, 0, 0] => ExitCode::SUCCESS,
+        [_, 0, _, _] => ExitCode::from(2),
+        _ => ExitCode::from(1),
+    }
+}
+
+/// Fisher and Yates, with the numbers of a linear congruential generator: the same order for the same seed.
+fn shuffle(cells: &mut [Cell], seed: u64) {
+    let mut state = seed;
+    for n in (1..cells.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let other = (state >> 33) as usize % (n + 1);
+        cells.swap(n, other);
+    }
+}
+
+fn diff(old: &std::path::Path, new: &std::path::Path) -> Result<ExitCode, String> {
+    let read = |path| crash_matrix::read(path).map_err(|e| e.to_string());
+    let by_name = |records: Vec<Record>| -> BTreeMap<String, Record> {
+        records.into_iter().map(|record| (record.id.clone(), record)).collect()
+    };
+    let (old, new) = (by_name(read(old)?), by_name(read(new)?));
+    let mut worse = false;
+    for (id, record) in &new {
+        let before = old.get(id).map(|record| record.outcome);
+        if before != Some(record.outcome) {
+            let before = before.map_or("not there".to_owned(), |verdict| format!("{verdict:?}"));
+            println!("{before} -> {:?}  {id}", record.outcome);
+            worse |= record.outcome != Verdict::Green;
+        }
+    }
+    for id in old.keys().filter(|id| !new.contains_key(*id)) {
+        println!("gone  {id}");
+    }
+    Ok(if worse { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

@@ -1,11 +1,14 @@
-//! kill -9 of S, O or N at every crash point that an upgrade comes by.
+//! A death where something is decided or changes hands. `crash-matrix run` does more.
 
-use crash_matrix::{Fault, JOBS, Matrix};
+use crash_matrix::{JOBS, Points, Tier, Verdict};
 
 #[test]
-fn kill_9_at_every_point_of_an_upgrade() {
-    let matrix = Matrix::record();
-    let outcome = matrix.run("", Fault::Kill9, JOBS);
-    println!("{outcome}");
-    assert_eq!(outcome.green.len(), matrix.cells(Fault::Kill9).len(), "every cell is green\n{outcome}");
+fn deaths_at_key_points_of_an_upgrade() {
+    let points = Points::record().expect("an upgrade without faults commits");
+    let cells = crash_matrix::cells(Tier::Smoke, &points, JOBS);
+    let records = crash_matrix::run(&cells, &points, None, JOBS, |_| {});
+    let told = crash_matrix::text(&records, f64::NAN);
+    println!("{told}");
+    assert!(cells.len() > 12 && records.len() == cells.len(), "{told}");
+    assert!(records.iter().all(|record| record.outcome == Verdict::Green), "every cell is green\n{told}");
 }

@@ -66,6 +66,12 @@ impl Ledger {
     /// Makes the operation true here, and durable with the next batch.
     pub(crate) fn commit(&mut self, operation: &Operation<'_>) {
         let stamp = self.stamp.expect("connections execute nothing outside of a tenure");
+        // a bug that an oracle of the crash matrix has to find: acknowledged, and in no log
+        let counter = matches!(operation, Operation::Set { key, .. } if key.ends_with(b":count"));
+        if counter && handoff::crash::planted("O4") {
+            self.store.apply(operation);
+            return;
+        }
         let start = self.batch.bytes.len();
         self.sequence += 1;
         let share = log::append(&mut self.batch.bytes, stamp, self.sequence, |out| operation.encode(out));

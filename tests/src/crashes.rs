@@ -110,7 +110,24 @@ impl Crashes {
     /// # Panics
     /// When the file cannot be made.
     pub fn arm(&self, point: &Point, action: &str, order: Order) {
-        self.install(&format!("{},{}#{}/{action}", order.slow(), point.name, point.hit));
+        self.arm_each(&[(point, action)], order);
+    }
+
+    /// From here on: the first of these strikes, then, with hits counted anew, the next.
+    ///
+    /// # Panics
+    /// When the file cannot be made.
+    pub fn arm_each(&self, strikes: &[(&Point, &str)], order: Order) {
+        let stage = |(point, action): &(&Point, &str)| {
+            format!("{},{}#{}/{action}", order.slow(), point.name, point.hit)
+        };
+        self.install(&strikes.iter().map(stage).collect::<Vec<_>>().join(";"));
+    }
+
+    /// Nothing is armed any more. Says whether something still was: it was never reached.
+    #[must_use]
+    pub fn disarm(&self) -> bool {
+        std::fs::remove_file(self.trigger()).is_ok()
     }
 
     /// From here on nobody dies, and one of two comes last.
@@ -171,7 +188,13 @@ impl Crashes {
     /// Where and when the trigger struck.
     #[must_use]
     pub fn strike(&self) -> Option<Hit> {
-        self.trace().into_iter().find(|hit| hit.struck)
+        self.strikes().into_iter().next()
+    }
+
+    /// All that struck, in order.
+    #[must_use]
+    pub fn strikes(&self) -> Vec<Hit> {
+        self.trace().into_iter().filter(|hit| hit.struck).collect()
     }
 }
 

@@ -154,6 +154,8 @@ fn add(turn: &mut Turn<'_>, key: &[u8], by: i64) -> Done {
         Some(entry) => (integer(&entry.value)?, entry.expires),
         None => (0, None),
     };
+    // a bug that an oracle of the crash matrix has to find
+    let by = if handoff::crash::planted("O2") && before % 8 == 7 { by + 1 } else { by };
     let after = before.checked_add(by).ok_or(Refusal::new("ERR increment or decrement would overflow"))?;
     turn.ledger.commit(&Operation::Set { key, value: after.to_string().as_bytes(), expires });
     turn.replies.integer(after);

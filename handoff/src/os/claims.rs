@@ -5,6 +5,7 @@
 
 use super::files::{Dir, FileError};
 use crate::claim::{FileName, MAX_PROPOSAL, Proposal, ProposalName};
+use crate::crash::planted;
 use crate::ids::{Epoch, HandoffId, InstanceId};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -252,6 +253,9 @@ impl Claims {
     /// # Errors
     /// Those of listing, removing and syncing. What was not removed is removed the next time.
     pub fn tidy(&self, ended: HandoffId) -> Result<(), FileError> {
+        if planted("O6") {
+            return Ok(());
+        }
         let files = self.files()?;
         let mut claims: Vec<Epoch> = files.iter().copied().filter_map(claim_epoch).collect();
         claims.sort_unstable();
@@ -271,7 +275,8 @@ impl Claims {
             }
         }
         self.dir.sync_dir()?;
-        for epoch in claims.iter().rev().skip(KEPT_CLAIMS) {
+        let kept = if planted("O5") { 1 } else { KEPT_CLAIMS };
+        for epoch in claims.iter().rev().skip(kept) {
             self.dir.unlink_if_there(&FileName::Claim(*epoch).to_string())?;
         }
         match self.ensure_reserve() {

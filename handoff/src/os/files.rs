@@ -3,6 +3,7 @@
 //! Names are single components, never paths; symbolic links are not followed; every descriptor is close-on-exec.
 //! Nothing is durable until it was synced: a new file by itself *and* its directory.
 
+use crate::crash::{Disk, disk_fault};
 use crate::wire::FileId;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
@@ -143,6 +144,7 @@ impl Dir {
     /// # Errors
     /// Those of `open(2)`; `EEXIST` when it is there.
     pub fn create_new(&self, name: &str, mode: u32) -> Result<File, FileError> {
+        self.works("open", name, Disk::Write)?;
         self.open_fd(name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, mode).map(File::from)
     }
 
@@ -179,6 +181,7 @@ impl Dir {
         let written = file
             .write_all(bytes)
             .map_err(|source| FileError { op: "write", path: self.join(name), source })
+            .and_then(|()| self.works("fsync", name, Disk::Sync))
             .and_then(|()| fsync(&file).map_err(|e| self.error("fsync", name, e)));
         if written.is_err() {
             // the first error is the one that tells something
@@ -261,6 +264,7 @@ impl Dir {
     /// Those of `link(2)`; the path in the error is the new name's.
     pub fn link(&self, from: &str, to: &str) -> Result<(), FileError> {
         let (old, new) = (component(self, from)?, component(self, to)?);
+        self.works("link", to, Disk::Write)?;
         linkat(&self.fd, old, &self.fd, new, AtFlags::empty()).map_err(|e| self.error("link", to, e))
     }
 
@@ -291,6 +295,7 @@ impl Dir {
     /// Those of `rename(2)`.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
         let (old, new) = (component(self, from)?, component(self, to)?);
+        self.works("rename to", to, Disk::Write)?;
         nix::fcntl::renameat(&self.fd, old, &self.fd, new).map_err(|e| self.error("rename to", to, e))
     }
 
@@ -348,6 +353,7 @@ impl Dir {
     /// Those of `open(2)` and `fsync(2)`.
     pub fn sync_file(&self, name: &str) -> Result<(), FileError> {
         let file = self.open_fd(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)?;
+        self.works("fsync", name, Disk::Sync)?;
         fsync(&file).map_err(|e| self.error("fsync", name, e))
     }
 
@@ -356,6 +362,7 @@ impl Dir {
     /// # Errors
     /// Those of `fsync(2)`.
     pub fn sync_dir(&self) -> Result<(), FileError> {
+        self.works("fsync", ".", Disk::Sync)?;
         fsync(&self.fd).map_err(|e| error("fsync", &self.path, e))
     }
 
@@ -363,6 +370,14 @@ impl Dir {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&self.fd, component(self, name)?, flags, Mode::from_bits_truncate(mode))
             .map_err(|e| self.error("open", name, e))
+    }
+
+    /// A test may make the disk fail here.
+    fn works(&self, op: &'static str, name: &str, does: Disk) -> Result<(), FileError> {
+        match disk_fault(does) {
+            Some(errno) => Err(self.error(op, name, Errno::from_raw(errno))),
+            None => Ok(()),
+        }
     }
 
     fn error(&self, op: &'static str, name: &str, errno: Errno) -> FileError {

@@ -1,6 +1,7 @@
 //! A journal in a file.
 
 use super::files::{Dir, FileError};
+use crate::crash::{Disk, disk_fault};
 use crate::journal::Storage;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -48,8 +49,13 @@ impl JournalFile {
         if self.failed { Err(self.named(io::Error::other(why))) } else { Ok(()) }
     }
 
+    fn works(does: Disk) -> io::Result<()> {
+        // a test may make the disk fail here
+        disk_fault(does).map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_all().map_err(|e| {
+        Self::works(Disk::Sync).and_then(|()| self.file.sync_all()).map_err(|e| {
             self.failed = true;
             self.named(e)
         })
@@ -78,7 +84,9 @@ impl Storage for JournalFile {
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.guarded()?;
-        self.file.write_all_at(bytes, self.end).map_err(|e| self.named(e))?;
+        Self::works(Disk::Write)
+            .and_then(|()| self.file.write_all_at(bytes, self.end))
+            .map_err(|e| self.named(e))?;
         self.sync()?;
         self.end += bytes.len() as u64;
         Ok(())

@@ -20,7 +20,7 @@ pub(crate) const CONTROL: &str = "handoff-ctl";
 /// First number of inherited listeners.
 const FIRST: RawFd = 3;
 /// What builds with crash points pass on, so that a test can arm every role through the supervisor.
-const FOR_TESTS: [&str; 3] = ["HANDOFF_CRASH", "HANDOFF_CRASH_TRACE", "HANDOFF_TIME_SCALE"];
+const FOR_TESTS: [&str; 4] = ["HANDOFF_CRASH", "HANDOFF_CRASH_TRACE", "HANDOFF_TIME_SCALE", "HANDOFF_PLANT"];
 
 /// One listener that every instance gets.
 #[derive(Clone, Debug)]
@@ -120,6 +120,11 @@ impl Birth<'_> {
             command = command.env("HANDOFF_DATA_DIR", data);
         }
         for (number, shared) in (FIRST..).zip(self.listeners) {
+            #[cfg(feature = "crash-points")]
+            if self.role == Role::Successor && crate::crash::planted("O7") {
+                command = command.pass_fd(crate::crash::another_listener(&shared.fd)?, number);
+                continue;
+            }
             command = command.pass_fd(shared.fd.try_clone()?, number);
         }
         Ok(command

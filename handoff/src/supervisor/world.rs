@@ -176,6 +176,9 @@ impl World {
 
     /// Appends a record. What is only history may be missing: a full disk must not stop a service.
     pub(super) async fn persist(&mut self, record: Record) -> Result<(), driver::Failure> {
+        if crate::crash::planted("O10") && record.name() == "ended" {
+            return Ok(());
+        }
         match self.journal.append(&record) {
             Ok(()) => {
                 self.journal_trouble = None;

@@ -102,15 +102,7 @@ impl Rig {
         let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
         let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
         notify.add_watch(&self.run_dir, flags).expect("a directory of ours");
-        // what a killed supervisor left is no sign of life
-        let _ = std::fs::remove_file(self.socket());
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log of ours");
-        let mut command = self.run_command();
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log of ours")).stderr(log);
-        let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        self.starts += 1;
-        let pidfd = processkit::pidfd_open(child.id()).expect("a child of ours");
-        self.supervisor = Some(child);
+        let pidfd = processkit::pidfd_open(self.launch_supervisor()).expect("a child of ours");
         let deadline = Instant::now() + PATIENCE;
         while !self.socket().exists() {
             let (_, ended) = readable(&notify, &pidfd, deadline);
@@ -121,7 +113,32 @@ impl Rig {
         }
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Starts the supervisor and waits for nothing; its pid.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn launch_supervisor(&mut self) -> u32 {
+        // what a killed supervisor left is no sign of life
+        let _ = std::fs::remove_file(self.socket());
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log of ours");
+        let mut command = self.run_command();
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log of ours")).stderr(log);
+        let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        self.starts += 1;
+        let pid = child.id();
+        self.supervisor = Some(child);
+        pid
+    }
+
+    /// Leaves the directories where they are at the end, for somebody to look at; where that is.
+    pub fn keep(&mut self) -> PathBuf {
+        self.dir.disable_cleanup(true);
+        self.dir.path().to_path_buf()
+    }
+
+    /// The socket that operators talk to.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
         self.run_dir.join("control.sock")
     }
 

@@ -70,6 +70,7 @@ impl Exit {
     /// What an ended upgrade means for the one who asked.
     pub(crate) fn of_outcome(outcome: Outcome) -> Exit {
         match outcome {
+            Outcome::Committed if handoff::crash::planted("O9") => Exit::Aborted,
             Outcome::Committed => Exit::Done,
             // taken back by the old server: for the operator the same as an abort
             Outcome::Aborted | Outcome::Reclaimed => Exit::Aborted,

@@ -17,7 +17,7 @@ use super::listeners::set_nonblocking;
 use crate::wire::Stamped;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, sockopt};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -79,6 +79,13 @@ impl Channel {
         set_nonblocking(&fd)?;
         let shared = Arc::new(sender::Shared::new(fds::watch(fd, Interest::READABLE | Interest::WRITABLE)?));
         let sender = Sender::new(Arc::clone(&shared));
+        let weak = Arc::downgrade(&shared);
+        crate::crash::channel(move || {
+            if let Some(shared) = weak.upgrade() {
+                // broken already is broken
+                let _ = socket::shutdown(shared.socket.as_raw_fd(), socket::Shutdown::Both);
+            }
+        });
         Ok(Self { receiver: Receiver::new(shared, sender.clone(), room), sender })
     }
 

@@ -1,0 +1,100 @@
+//! Which cells a tier has.
+
+use crate::cell::{Cell, Fault, Policy, Strike, Workload};
+use crate::lead;
+use crate::points::Points;
+use handoff_tests::crashes::Point;
+
+/// How much is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Seconds: part of `cargo test`.
+    Smoke,
+    /// A death at every point, everything else at key points: part of CI.
+    Single,
+    /// Every fault at every point, and a second one at key points.
+    Full,
+}
+
+/// Where something is decided or changes hands.
+const KEY: [&str; 14] = [
+    "S.persist.intent.after",
+    "S.send.PrepareHandoff.after",
+    "S.send.SealRequest.after",
+    "S.send.Begin.after",
+    "S.send.Commit.before",
+    "S.send.Commit.after",
+    "O.propose.after",
+    "O.unlock.after",
+    "O.send.SealComplete.after",
+    "N.send.Ready.after",
+    "N.claim.before",
+    "N.claim.after",
+    "N.sync_claim.after",
+    "N.send.Started.after",
+];
+
+/// The cells of a tier, in the order of an upgrade. Where there are second faults, what comes after each first one is
+/// recorded, `jobs` at once.
+#[must_use]
+pub fn cells(tier: Tier, points: &Points, jobs: usize) -> Vec<Cell> {
+    let key: Vec<&Point> = points.all().filter(|p| p.hit == 1 && KEY.contains(&p.name.as_str())).collect();
+    match tier {
+        Tier::Smoke => key.iter().map(|point| Cell::of((*point).clone(), Fault::Kill9)).collect(),
+        Tier::Single => {
+            let mut cells: Vec<Cell> =
+                points.all().map(|point| Cell::of(point.clone(), Fault::Kill9)).collect();
+            let others = Fault::ALL.into_iter().filter(|fault| *fault != Fault::Kill9);
+            let key: Vec<Point> = key.into_iter().cloned().collect();
+            cells.extend(others.flat_map(|fault| with(fault, &key)));
+            cells.extend(key.iter().filter(|point| point.role() == "S").map(never));
+            cells
+        }
+        Tier::Full => {
+            let all: Vec<Point> = points.all().cloned().collect();
+            let mut cells: Vec<Cell> = Fault::ALL.into_iter().flat_map(|fault| with(fault, &all)).collect();
+            cells.extend(all.iter().filter(|point| point.role() == "S").map(never));
+            cells.extend(key.iter().map(|point| Cell {
+                workload: Workload::Library,
+                ..Cell::of((*point).clone(), Fault::Kill9)
+            }));
+            cells.extend(pairs(&key, points, jobs));
+            cells
+        }
+    }
+}
+
+fn with(fault: Fault, points: &[Point]) -> Vec<Cell> {
+    let here = points.iter().filter(|point| !fault.is_disk() || touches_disk(fault, &point.name));
+    here.map(|point| Cell::of(point.clone(), fault)).collect()
+}
+
+fn never(point: &Point) -> Cell {
+    Cell { policy: Policy::Never, ..Cell::of(point.clone(), Fault::Kill9) }
+}
+
+/// Whether a disk that fails or is full is noticed in this effect.
+fn touches_disk(fault: Fault, point: &str) -> bool {
+    let Some(effect) =
+        point.strip_suffix(".before").and_then(|p| p.split_once('.')).map(|(_, effect)| effect)
+    else {
+        return false;
+    };
+    let writes = effect.starts_with("persist.") || matches!(effect, "propose" | "claim" | "report");
+    writes || fault == Fault::Eio && matches!(effect, "sync_claim" | "tidy")
+}
+
+/// A second fault, killing or stopping, at every point that whoever is left always comes by after the first.
+fn pairs(key: &[&Point], points: &Points, jobs: usize) -> Vec<Cell> {
+    let firsts: Vec<Cell> = key.iter().map(|point| Cell::of((*point).clone(), Fault::Kill9)).collect();
+    let mut cells = Vec::new();
+    for (first, seconds) in firsts.iter().zip(lead::seconds(&firsts, points, jobs)) {
+        for point in seconds {
+            for fault in [Fault::Kill9, Fault::Stop] {
+                let second = Some(Strike { point: point.clone(), fault });
+                cells.push(Cell { second, ..first.clone() });
+            }
+        }
+    }
+    cells
+}
