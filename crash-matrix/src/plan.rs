@@ -40,13 +40,26 @@ const KEY: [&str; 14] = [
 pub fn cells(tier: Tier, points: &Points, jobs: usize) -> Vec<Cell> {
     let key: Vec<&Point> = points.all().filter(|p| p.hit == 1 && KEY.contains(&p.name.as_str())).collect();
     match tier {
-        Tier::Smoke => key.iter().map(|point| Cell::of((*point).clone(), Fault::Kill9)).collect(),
+        Tier::Smoke => {
+            let mut cells: Vec<Cell> =
+                key.iter().map(|point| Cell::of((*point).clone(), Fault::Kill9)).collect();
+            // what was found there once: a supervisor that panicked looked alive, and supervised nobody
+            let begin = key.iter().find(|point| point.name == "S.send.Begin.after");
+            cells.extend(begin.map(|point| Cell::of((*point).clone(), Fault::Panic)));
+            cells
+        }
         Tier::Single => {
             let mut cells: Vec<Cell> =
                 points.all().map(|point| Cell::of(point.clone(), Fault::Kill9)).collect();
-            let others = Fault::ALL.into_iter().filter(|fault| *fault != Fault::Kill9);
+            // two of the others at each key point, so that each comes by several
+            let others: Vec<Fault> =
+                Fault::ALL.into_iter().filter(|fault| *fault != Fault::Kill9 && !fault.is_disk()).collect();
+            for (n, point) in key.iter().enumerate() {
+                let two = [others[2 * n % others.len()], others[(2 * n + 1) % others.len()]];
+                cells.extend(two.map(|fault| Cell::of((*point).clone(), fault)));
+            }
             let key: Vec<Point> = key.into_iter().cloned().collect();
-            cells.extend(others.flat_map(|fault| with(fault, &key)));
+            cells.extend([Fault::Eio, Fault::Enospc].into_iter().flat_map(|fault| with(fault, &key)));
             cells.extend(key.iter().filter(|point| point.role() == "S").map(never));
             cells
         }

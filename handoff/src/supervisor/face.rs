@@ -279,6 +279,17 @@ impl Supervisor {
         Ok(self.core().await?.pay())
     }
 
+    /// Returns when nobody supervises any more: after [`Self::shutdown`], and after a panic. The servers that are left
+    /// live on then, and a supervisor that is started again takes them over; so whoever did not ask for the end leaves
+    /// the process. Never returns before the first call that opens the directories. Cancel safe.
+    pub async fn ended(&self) {
+        let handle = self.core.lock().await.as_ref().map(|core| core.handle.clone());
+        match handle {
+            Some(handle) => handle.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Leaves the servers to themselves, once nothing is open and nobody is retiring any more, at the latest after
     /// `patience`. Whoever supervises next adopts them.
     pub async fn leave(self, patience: Duration) {

@@ -136,6 +136,11 @@ impl Handle {
         self.0.send(order).await.map_err(|_| Error::Stopped)
     }
 
+    /// Returns when the loop has ended.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     pub(super) async fn status(&self) -> Result<Box<StatusReport>> {
         let (reply, answer) = oneshot::channel();
         self.send(Order::Status { reply }).await?;

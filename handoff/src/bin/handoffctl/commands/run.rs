@@ -94,8 +94,14 @@ async fn supervise(args: Run, carried: Option<Carried>, manager: Option<Manager>
         let _ = supervisor.shutdown(SHORT_GRACE).await;
         return of_error(&e);
     }
-    stop_asked(&mut term, &mut int).await;
-    stop(&supervisor, &mut term, &mut int).await
+    tokio::select! {
+        () = stop_asked(&mut term, &mut int) => stop(&supervisor, &mut term, &mut int).await,
+        // a process that supervises nobody must not look alive to who would start it again
+        () = supervisor.ended() => {
+            output::complain("this supervisor came to its end by a bug: its servers live on; run the same command again to take them over");
+            Exit::Internal
+        }
+    }
 }
 
 async fn begin(supervisor: &Supervisor, args: &Run) -> Result<(), Error> {
