@@ -3,7 +3,7 @@
 use crate::play::{Owner, alone, say, until_killed};
 use crate::rig::*;
 use crate::roles::quiet_sleep;
-use processkit::{Adopted, Command, ProcessGroup, ProcessGroupOptions, Stdio, sweep_leaked};
+use processkit::{Adopted, Command, ProcessGroup, ProcessGroupOptions, Signal, Stdio, sweep_leaked};
 use std::fs;
 use std::path::PathBuf;
 
@@ -202,4 +202,27 @@ async fn revived(options: &ProcessGroupOptions) {
     assert!(exit_of(&mut process).await.success());
     drop((one, two));
     reaped(copy(second.pidfd())).await;
+}
+
+/// Was blocked for ten seconds: a drop waited for the answer of a guardian that somebody had stopped, in whatever thread it was.
+/// Whoever waits in vain kills it (the control is that it lives).
+#[tokio::test]
+async fn a_drop_does_not_wait_for_the_guardian() {
+    if !alone("guardian::a_drop_does_not_wait_for_the_guardian").await {
+        return;
+    }
+    for options in mechanisms() {
+        let group = ProcessGroup::with_options(options.guardian(true)).expect("a group");
+        let pid = group.guardian().and_then(|guardian| guardian.pid()).expect("a guardian");
+        let guardian = adopted(pid);
+        guardian.signal(Signal::Other(nix::libc::SIGSTOP)).expect("stopped");
+        while state(pid) != Some('T') {
+            tokio::task::yield_now().await;
+        }
+        drop(group);
+        assert_eq!(state(pid), Some('T'), "nobody has waited for it");
+        guardian.signal(Signal::Other(nix::libc::SIGCONT)).expect("continued");
+        within("the background", processkit::settled()).await;
+        within("its end", guardian.gone()).await.expect("watched");
+    }
 }
