@@ -15,7 +15,7 @@ use crate::client::Client;
 use footprint::files;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
-use process::{pid, pid_of, readable};
+use process::{pid, pid_of, readable, watch};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -23,6 +23,9 @@ use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// On a busy machine the default budget may be over before anything goes wrong: an abort, rightly.
+pub const UNHURRIED: &[&str] = &["--freeze-budget", "20s"];
 
 /// A supervised server.
 #[derive(Debug)]
@@ -241,19 +244,19 @@ impl Rig {
         self.ctl("upgrade", &[&["--format", "json"], args, probation].concat())
     }
 
-    /// An upgrade to this program.
+    /// An upgrade to this program, however long its freeze takes.
     #[must_use]
     pub fn upgrade_to(&self, program: &Path) -> Finished {
-        self.upgrade(&["--binary", program.to_str().expect("a path of ours")])
+        self.upgrade(&[&["--binary", program.to_str().expect("a path of ours")], UNHURRIED].concat())
     }
 
-    /// An upgrade that must commit; its report.
+    /// An upgrade that must commit, however long its freeze takes; its report.
     ///
     /// # Panics
     /// When it does not commit.
     #[track_caller]
     pub fn upgrade_commits(&self) -> Value {
-        let done = self.upgrade(&[]);
+        let done = self.upgrade(UNHURRIED);
         assert_eq!(done.code, Some(0), "{}{}\n{}", done.stdout, done.stderr, self.log());
         let report = done.json();
         assert_eq!(report["outcome"], "committed", "{report}");
@@ -277,13 +280,7 @@ impl Rig {
     /// # Panics
     /// When it does not.
     pub fn wait_for_mark(&self, mode: &str) {
-        let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
-        notify.add_watch(&self.marks, AddWatchFlags::IN_CREATE).expect("a directory of ours");
-        let deadline = Instant::now() + PATIENCE;
-        while !self.reached(mode) {
-            assert!(ended_by(&notify, deadline), "{mode} was not reached\n{}", self.log());
-            let _ = notify.read_events();
-        }
+        assert!(watch(&self.marks, || self.reached(mode)), "{mode} was not reached\n{}", self.log());
     }
 
     /// Waits until a supervisor that was just started has found out who serves, and nothing is open or leaving.
@@ -327,6 +324,10 @@ impl Rig {
                 wait_gone(pid);
             }
         }
+        // copied beside everything else, whenever a supervisor has begun
+        let builds = self.data_dir.join(".handoff/builds");
+        let copied = || !files(&builds).iter().any(|name| name.starts_with("tmp."));
+        assert!(watch(&builds, copied), "a build is copied for ever\n{}", self.log());
         self.footprint()
     }
 

@@ -1,5 +1,6 @@
 //! Programs that run to their end, and what /proc says of processes.
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -139,6 +140,26 @@ pub fn ended_by(pidfd: &impl AsFd, deadline: Instant) -> bool {
             Err(e) => panic!("poll: {e}"),
         }
     }
+}
+
+/// Waits until something that names in a directory show is so; false when it does not come to that.
+pub(super) fn watch(dir: &Path, is: impl Fn() -> bool) -> bool {
+    let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
+    let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE;
+    match notify.add_watch(dir, names) {
+        Ok(_) => {}
+        // what is not there has no names
+        Err(nix::errno::Errno::ENOENT) => return is(),
+        Err(e) => panic!("{}: {e}", dir.display()),
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !is() {
+        if !ended_by(&notify, deadline) {
+            return false;
+        }
+        let _ = notify.read_events();
+    }
+    true
 }
 
 /// Waits for the end of a process by its number.
