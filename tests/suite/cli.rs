@@ -108,16 +108,15 @@ fn a_supervisor_that_dies_during_an_upgrade_is_12_at_once() {
     let hangs = rig.programs().bad("hangs-in-warm");
     let mut command =
         rig.ctl_command("upgrade", &["--format", "json", "--binary", hangs.to_str().expect("a path")]);
-    let (done, killed) = std::thread::scope(|scope| {
-        let upgrade = scope.spawn(move || (finish(&mut command), std::time::Instant::now()));
+    // longer than anybody here waits: it is not the deadline that ends it
+    command.args(["--deadline", "1h"]);
+    let done = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(move || finish(&mut command));
         rig.wait_for_mark("hangs-in-warm");
-        let killed = std::time::Instant::now();
         rig.kill_supervisor();
-        (upgrade.join().expect("no panic"), killed)
+        upgrade.join().expect("no panic")
     });
-    let (done, ended) = done;
     assert_eq!(done.expect_code(12).json()["outcome"], "unknown");
-    assert!(ended - killed < std::time::Duration::from_secs(1), "{:?}", ended - killed);
     says(&done, &["handoffctl status"]);
     // the next supervisor cleans up and serves on
     rig.run();

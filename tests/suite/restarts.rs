@@ -53,7 +53,8 @@ fn text(json: &Value) -> &str {
 
 #[test]
 fn a_client_that_connects_during_the_pause_is_answered_by_the_next_server() {
-    let rig = rig_with(&["--restart-backoff", "3s"]);
+    // at least half of it has to be enough for all that is looked at within it, also on a busy machine
+    let rig = rig_with(&["--restart-backoff", "10s"]);
     Client::connect(rig.addr.into()).and_then(|mut c| c.ask("SET key kept")).expect("is acknowledged");
     let load = Load::start(rig.addr, Plan { busy: 2, fresh: 1, ..Plan::default() });
     // the first death is answered at once, the second one after a pause

@@ -296,9 +296,8 @@ fn a_control_socket_that_says_nothing_holds_nobody() {
     let instance = handoff::ids::InstanceId::parse(ID).expect("an id");
     let path = rig.run_dir.join("ctl").join(format!("{instance}.sock"));
     let _silent = UnixListener::bind(&path).expect("binds");
-    let began = std::time::Instant::now();
     taken_over(&mut rig, server);
-    assert!(began.elapsed() < std::time::Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(!rig.log().contains("waiting for it"), "{}", rig.log());
     assert!(rig.log().contains("an instance does not answer") && rig.log().contains(&instance.to_string()));
     assert!(!path.exists(), "its socket is gone");
 }

@@ -312,25 +312,6 @@ impl Rig {
         assert!(matches!(seen, Ok(WaitStatus::Stopped(..))), "{seen:?}\n{}", self.log());
     }
 
-    /// [`Rig::footprint`] when what is leaving has left.
-    ///
-    /// # Panics
-    /// When it does not leave.
-    #[must_use]
-    pub fn settled_footprint(&self) -> Footprint {
-        let server = self.server_pid();
-        for pid in self.instances() {
-            if pid != server {
-                wait_gone(pid);
-            }
-        }
-        // copied beside everything else, whenever a supervisor has begun
-        let builds = self.data_dir.join(".handoff/builds");
-        let copied = || !files(&builds).iter().any(|name| name.starts_with("tmp."));
-        assert!(watch(&builds, copied), "a build is copied for ever\n{}", self.log());
-        self.footprint()
-    }
-
     /// The processes that belong to this rig's supervisor, by their environment; zombies have none.
     #[must_use]
     pub fn instances(&self) -> BTreeSet<u32> {
