@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// What may not grow from one upgrade to the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Processes of the service.
     pub processes: usize,
@@ -116,4 +116,24 @@ pub(super) fn files(dir: &Path) -> BTreeSet<String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_is_named_and_what_is_replaced_is_not() {
+        let with = |names: &[&str]| Footprint {
+            supervisor_fds: names.len(),
+            control_files: names.iter().map(ToString::to_string).collect(),
+            ..Footprint::default()
+        };
+        let before = with(&["epoch.1", "builds/spec.1", "reserve"]);
+        assert_eq!(with(&["epoch.2", "builds/spec.2", "reserve"]).growth(&before), None);
+        let more = with(&["epoch.1", "builds/spec.1", "reserve", "epoch.2"]);
+        assert_eq!(more.growth(&before).as_deref(), Some("descriptors of the supervisor: 3 grew to 4"));
+        let other = with(&["epoch.1", "builds/tmp.7.0", "reserve"]);
+        assert_eq!(other.growth(&before).as_deref(), Some("control files: 1 grew to 2"));
+    }
 }
