@@ -108,8 +108,7 @@ fn outside_of_a_runtime() {
     let stdin = processkit::Stdin::from_bytes(vec![b'x'; 1 << 20]);
     let process = group.start_blocking(&Command::new("cat").stdin(stdin)).expect("started");
     let mut other = group.start_blocking(&Command::new("seq").arg("100000")).expect("started");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
+    runtime().block_on(async {
         let result = within("the result", process.output_bytes()).await.expect("a result");
         assert_eq!(result.stdout().len(), 1 << 20);
         assert!(exit_of(&mut other).await.success());
@@ -119,8 +118,8 @@ fn outside_of_a_runtime() {
     // was read to its end before.
     for (script, is_missing) in [("echo one; exec sleep 1000", true), ("echo one", false)] {
         let command = sh(script).stderr(Stdio::Null);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let mut process = runtime.block_on(async {
+        let first = runtime();
+        let mut process = first.block_on(async {
             let mut process = started(&group, &command).await;
             if !is_missing {
                 exit_of(&mut process).await;
@@ -130,18 +129,16 @@ fn outside_of_a_runtime() {
             }
             process
         });
-        drop(runtime);
+        drop(first);
         process.start_kill().expect("killed");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let result = runtime.block_on(within("the result", process.output_string())).expect("a result");
+        let result = runtime().block_on(within("the result", process.output_string())).expect("a result");
         assert_eq!(result.truncated(), is_missing, "{script}");
     }
 
     // and one may be waited for in one runtime after the other
     let mut sleeper = group.start_blocking(&sleeper()).expect("started");
     for last in [false, true] {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
+        runtime().block_on(async {
             pending(sleeper.exit()).await;
             if last {
                 sleeper.start_kill().expect("killed");
@@ -149,5 +146,5 @@ fn outside_of_a_runtime() {
             }
         });
     }
-    runtime.block_on(group.remove()).expect("gone");
+    runtime().block_on(group.remove()).expect("gone");
 }

@@ -134,11 +134,7 @@ async fn spawns_may_run_at_once() {
             for thread in 0..8 {
                 let group = &group;
                 scope.spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread()
-                        .enable_all()
-                        .build()
-                        .expect("a runtime");
-                    runtime.block_on(async {
+                    runtime().block_on(async {
                         for _ in 0..10 {
                             let mut process = started(group, &sh(&format!("exit {thread}"))).await;
                             let exit = exit_of(&mut process).await;

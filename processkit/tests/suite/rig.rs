@@ -68,6 +68,11 @@ pub(crate) fn groups() -> impl Iterator<Item = ProcessGroup> {
     mechanisms().into_iter().map(|options| ProcessGroup::with_options(options).expect("a group"))
 }
 
+/// For a test that is not in one.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
 /// A name no other test has.
 pub(crate) fn unique(name: &str) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);

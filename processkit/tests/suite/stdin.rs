@@ -103,12 +103,11 @@ async fn an_open_input_can_be_fed_first() {
 /// Was lost: what is given first, when the pipe is taken before there is a runtime.
 #[test]
 fn what_is_given_waits_for_a_runtime() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let group = ProcessGroup::new().expect("a group");
     let command = Command::new("cat").stdin(Stdin::from_string("fed\n")).keep_stdin_open();
     let mut process = group.start_blocking(&command).expect("started");
     let mut stdin = process.standard_input().expect("a pipe");
-    runtime.block_on(async {
+    runtime().block_on(async {
         within("a write", stdin.write_line("typed")).await.expect("written");
         stdin.finish().await.expect("closed");
         let result = within("the run", process.output_string()).await.expect("a result");
