@@ -136,31 +136,21 @@ async fn streams_go_where_they_should() {
         assert_eq!(text, "/dev/null\n");
 
         // each stream on its own
-        let (mut out, out_writer) = pipe();
-        let (mut err, err_writer) = pipe();
-        let mut input = tempfile::tempfile().expect("a file");
-        input.write_all(b"input").expect("written");
-        std::io::Seek::rewind(&mut input).expect("rewound");
-        let command = sh("cat; echo error >&2").stdin_from(input).stdout(out_writer).stderr(err_writer);
-        let group = ProcessGroup::with_options(options.clone()).expect("a group");
-        let mut process = started(&group, &command).await;
-        drop(command);
-        assert!(exit_of(&mut process).await.success());
-        let (mut out_text, mut err_text) = (String::new(), String::new());
-        out.read_to_string(&mut out_text).expect("text");
-        err.read_to_string(&mut err_text).expect("text");
-        assert_eq!((out_text.as_str(), err_text.as_str()), ("input", "error\n"));
+        let group = ProcessGroup::with_options(options).expect("a group");
+        let (mut out, out_writer) = Output::pipe();
+        let (mut err, err_writer) = Output::pipe();
+        let input = File::from(labelled("input"));
+        let command = sh("cat /proc/self/fd/0; echo error >&2").stdin_from(input);
+        started(&group, &command.stdout(out_writer).stderr(err_writer)).await;
+        assert_eq!((out.line().await.as_str(), err.line().await.as_str()), ("input", "error"));
 
         // nothing at all
+        let (mut names, teller) = Output::pipe();
         let command = sh("for fd in 1 2; do name=$(readlink /proc/$$/fd/$fd); echo $name >&3; done");
-        let (mut names, names_writer) = pipe();
-        let command = command.stdout(Stdio::Null).stderr(Stdio::Null).pass_fd(names_writer, 3);
-        let mut process = started(&group, &command).await;
-        drop(command);
-        assert!(exit_of(&mut process).await.success());
-        let mut text = String::new();
-        names.read_to_string(&mut text).expect("text");
-        assert_eq!(text, "/dev/null\n/dev/null\n");
+        started(&group, &command.stdout(Stdio::Null).stderr(Stdio::Null).pass_fd(teller, 3)).await;
+        for _ in 0..2 {
+            assert_eq!(names.line().await, "/dev/null");
+        }
         group.remove().await.expect("gone");
     }
 }

@@ -12,10 +12,7 @@ use std::time::Duration;
 /// Whoever makes and removes groups leaves nothing: in a cgroup of its own, where nobody else makes any.
 #[tokio::test]
 async fn nothing_is_left_of_the_last_group() {
-    if !cgroups() {
-        return;
-    }
-    if !alone("groups::nothing_is_left_of_the_last_group").await {
+    if !cgroups() || !alone("groups::nothing_is_left_of_the_last_group").await {
         return;
     }
     let group = ProcessGroup::new().expect("a group");

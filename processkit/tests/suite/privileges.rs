@@ -83,10 +83,7 @@ async fn a_group_holds_whoever_its_members_are() {
 /// shutdown stopped there once, so that what did not obey lived on: it is the third act.
 #[tokio::test]
 async fn one_that_may_not_be_signalled_spares_nobody() {
-    if !root() {
-        return;
-    }
-    if !alone("privileges::one_that_may_not_be_signalled_spares_nobody").await {
+    if !root() || !alone("privileges::one_that_may_not_be_signalled_spares_nobody").await {
         return;
     }
     // Not root for the time of a signal. Others are born before and after the one that is somebody else's.
@@ -229,10 +226,7 @@ async fn a_child_may_die_with_its_parent() {
 /// A child that changes its uid in our memory leaves it as it was: we can be traced and dump core as before.
 #[tokio::test]
 async fn memory_is_ours_again_after_the_exec() {
-    if !root() {
-        return;
-    }
-    if !alone("privileges::memory_is_ours_again_after_the_exec").await {
+    if !root() || !alone("privileges::memory_is_ours_again_after_the_exec").await {
         return;
     }
     let is_dumpable = || nix::sys::prctl::get_dumpable().expect("an answer");
