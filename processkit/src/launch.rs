@@ -12,7 +12,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -70,7 +70,7 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     let path = match (&command.file, &script) {
         (_, Some(file)) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into(),
         (Some(_), None) => OsString::new(),
-        (None, None) => search(&command.program, &command.environment.search_path())?,
+        (None, None) => search(&command.program, || command.environment.search_path())?,
     };
     let file = command.file.as_ref().filter(|_| script.is_none()).map(|file| file.as_fd());
 
@@ -79,13 +79,12 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     let envp = variables
         .into_iter()
         .map(|(key, value)| {
-            let mut entry = key.into_vec();
+            // all it needs at once: there are many of them
+            let mut entry = Vec::with_capacity(key.len() + value.len() + 2);
+            entry.extend(key.as_bytes());
             entry.push(b'=');
             entry.extend(value.as_bytes());
-            c_string(&entry, || {
-                let name = entry.split(|b| *b == b'=').next().unwrap_or_default();
-                format!("variable `{}`", String::from_utf8_lossy(name).escape_default())
-            })
+            c_string(entry, || format!("variable `{}`", key.to_string_lossy().escape_default()))
         })
         .collect::<io::Result<Vec<_>>>()?;
     let pid_variable = command.environment.pid_variable.as_ref().map(|key| key.as_bytes().to_vec());
@@ -137,7 +136,7 @@ fn launch_unnamed(command: &Command, birthplace: Birthplace<'_>) -> io::Result<C
     Ok(Child::new(spawned.pidfd, spawned.pid, born, script))
 }
 
-fn c_string(bytes: &[u8], what: impl FnOnce() -> String) -> io::Result<CString> {
+fn c_string(bytes: impl Into<Vec<u8>>, what: impl FnOnce() -> String) -> io::Result<CString> {
     CString::new(bytes)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} has a zero byte in it", what())))
 }
@@ -209,12 +208,13 @@ fn is_script(file: BorrowedFd<'_>) -> bool {
 }
 
 /// The file to execute: the program itself if it is a path, else the first executable of that name in `path`.
-fn search(program: &OsStr, path: &OsStr) -> io::Result<OsString> {
+fn search(program: &OsStr, path: impl FnOnce() -> OsString) -> io::Result<OsString> {
     if program.as_bytes().contains(&b'/') {
         return Ok(program.to_owned());
     }
+    let path = path();
     let mut denied = false;
-    for directory in std::env::split_paths(path).filter(|_| !program.is_empty()) {
+    for directory in std::env::split_paths(&path).filter(|_| !program.is_empty()) {
         let mut candidate = directory.join(program);
         if !candidate.metadata().is_ok_and(|metadata| metadata.is_file()) {
             continue;
