@@ -4,13 +4,14 @@
 use crate::order::{can_trace, in_log, is_sync};
 use handoff_tests::bins::{Build, Programs};
 use handoff_tests::client::Client;
-use handoff_tests::rig::{Rig, Setup, wait_gone};
+use handoff_tests::rig::{PATIENCE, Rig, Setup, wait_gone};
 use handoff_tests::strace::{Call, Strace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 const CALLS: &str = "%process,pwrite64,fsync,fdatasync,sync_file_range,ftruncate";
 /// How many writes are acknowledged before the power goes.
@@ -113,11 +114,22 @@ fn nothing_acknowledged_goes_with_what_was_not_synced() {
 }
 
 /// The control: a server that promises less loses something, and it is seen.
+///
+/// This failed once, on a busy machine: the power went before anything had been acknowledged since the last sync. Then
+/// nothing is lost, rightly, and it goes again.
 #[test]
 fn nothing_acknowledged_goes_with_what_was_not_synced_control() {
-    if can_trace() {
+    if !can_trace() {
+        return;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         let (rig, acknowledged, lost) = power_loss("everysec");
-        assert!(lost > 0 && missing(&rig, acknowledged) > 0, "{acknowledged:?}, {lost} bytes");
+        let missing = missing(&rig, acknowledged);
         rig.upgrade_commits();
+        if lost > 0 && missing > 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the check is blind: {missing} of {acknowledged:?}, {lost} bytes");
     }
 }
