@@ -61,6 +61,9 @@ impl Seen {
 /// The first retransmission of a SYN comes after this (tcp(7), RFC 6298).
 const RETRANSMISSION: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// As many at a time: a machine too busy for the rate had thousands wait, which took the descriptors of all tests, and
+/// all the patience. An upgrade alone keeps a few hundred waiting.
+const MOST: usize = 500;
 const TICK: Duration = Duration::from_millis(5);
 /// So many addresses of our own that ports do not run out: a closed connection keeps its port for a minute.
 const SOURCES: u64 = 16;
@@ -125,11 +128,13 @@ async fn arrive(addr: SocketAddr, per_second: u32, stopped: watch::Receiver<bool
         tick.tick().await;
         // who is late is made up for: the rate is what the server sees, not what this thread manages
         let due = (began.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
-        for n in arrived..due {
+        while clients.try_join_next().is_some() {}
+        let room = MOST.saturating_sub(clients.len()) as u64;
+        let now = due.clamp(arrived, arrived + room);
+        for n in arrived..now {
             clients.spawn(visit(addr, n, account.clone()));
         }
-        arrived = due.max(arrived);
-        while clients.try_join_next().is_some() {}
+        arrived = now;
     }
     while clients.join_next().await.is_some() {}
 }
