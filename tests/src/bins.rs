@@ -15,6 +15,8 @@ pub struct Programs {
     pub bad_successor: PathBuf,
     /// `overlap-server`; called `overlap-mute` it takes no connections over.
     pub overlap_server: PathBuf,
+    /// `exclusive-server`; what it is called by says what is wrong with it.
+    pub exclusive_server: PathBuf,
 }
 
 /// Which build.
@@ -101,7 +103,7 @@ fn make(release: bool, features: Option<&str>) -> Programs {
     for package in ["handoff", "demo-server", "handoff-tests"] {
         command.args(["--package", package]);
     }
-    for program in ["handoffctl", "demo-server", "bad-successor", "overlap-server"] {
+    for program in ["handoffctl", "demo-server", "bad-successor", "overlap-server", "exclusive-server"] {
         command.args(["--bin", program]);
     }
     if release {
@@ -123,5 +125,6 @@ fn make(release: bool, features: Option<&str>) -> Programs {
         demo_server: program("demo-server"),
         bad_successor: program("bad-successor"),
         overlap_server: program("overlap-server"),
+        exclusive_server: program("exclusive-server"),
     }
 }

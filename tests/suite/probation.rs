@@ -9,6 +9,7 @@ use handoff_tests::rig::{Finished, PATIENCE, Rig, Setup, finish, stop, wait_gone
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -171,6 +172,15 @@ fn rollback_by_hand_goes_unnoticed() {
         assert!(it.serving(serves), "{}", it.rig.log());
         assert_eq!(it.rig.status().json()["last"]["outcome"], "rolled_back");
     }
+    // again and again: forth and back between the two
+    for serves in ["build 2", "build 1"] {
+        load.hold_back();
+        let done = it.rig.ctl("rollback", &["--format", "json"]);
+        load.let_go();
+        assert_eq!(done.expect_code(0).json()["outcome"], "rolled_back", "{done:?}");
+        it.rig.wait_until_settled();
+        assert!(it.serving(serves), "{}", it.rig.log());
+    }
     load.finish().assert_clean();
 }
 
@@ -217,54 +227,159 @@ fn a_format_that_the_old_build_does_not_read_needs_one_way() {
 }
 
 /// The server says so itself: by its check, by a vote, by a check that never ends. Nobody is without an answer.
-#[test]
-fn a_new_server_that_is_not_well_hands_back() {
+fn hands_back(overlap: bool) {
     let programs = Programs::of(Build::Plain);
-    for (name, word) in
-        [("overlap-ill", "feels ill"), ("overlap-votes", "voted down"), ("overlap-stuck", "no progress")]
-    {
-        let rig = Setup::new(programs).program(&programs.overlap_server).stateless().start();
+    for (name, word) in [("ill", "feels ill"), ("votes", "voted down"), ("stuck", "no progress")] {
+        let (rig, other) = with(programs, overlap, name);
         let first = rig.status().json()["server"]["executable"].clone();
-        let (done, answers, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            for fresh in [false, true] {
-                let (rig, done, answers, failed) = (&rig, &done, &answers, &failed);
-                scope.spawn(move || {
-                    let connect = || {
-                        let mut client = Client::connect(rig.addr.into())?;
-                        client.set_patience(PATIENCE)?;
-                        Ok::<_, handoff_tests::client::Fault>(client)
-                    };
-                    let mut client = connect().expect("connects");
-                    while !done.load(Ordering::Relaxed) {
-                        if fresh {
-                            client = connect().expect("connects");
-                        }
-                        match client.ask("PING") {
-                            Ok(_) => answers.fetch_add(1, Ordering::Relaxed),
-                            Err(_) => {
-                                client = connect().expect("connects");
-                                failed.fetch_add(1, Ordering::Relaxed)
-                            }
-                        };
-                    }
-                });
-            }
-            let other = programs.named(&programs.overlap_server, name);
+        let (ended, seen) = asked_meanwhile(&rig, || {
             let to = ["--binary", other.to_str().expect("a path of ours"), "--wait-probation"];
-            let ended = rig.upgrade(&[&to[..], &LONG].concat());
-            done.store(true, Ordering::Relaxed);
-            assert_eq!(ended.code, Some(15), "{name}: {ended:?}\n{}", rig.log());
-            let report = ended.json();
-            assert_eq!(report["outcome"], "rolled_back", "{name}: {report}");
-            assert!(report["reason"].as_str().is_some_and(|r| r.contains(word)), "{name}: {report}");
+            rig.upgrade(&[&to[..], &LONG].concat())
         });
+        assert_eq!(ended.code, Some(15), "{name}: {ended:?}\n{}", rig.log());
+        let report = ended.json();
+        assert_eq!(report["outcome"], "rolled_back", "{name}: {report}");
+        assert!(report["reason"].as_str().is_some_and(|r| r.contains(word)), "{name}: {report}");
         rig.wait_until_settled();
         assert_eq!(rig.status().json()["server"]["executable"], first, "{name}");
-        assert!(answers.load(Ordering::Relaxed) > 20);
+        assert!(seen.answers > 20);
         // who hands back leaves nobody without an answer; who is ended takes its connections along
-        if name != "overlap-stuck" {
-            assert_eq!(failed.load(Ordering::Relaxed), 0, "{name}");
+        if name != "stuck" {
+            assert_eq!(seen.failed, 0, "{name}");
         }
+        rig.upgrade_commits();
     }
+}
+
+/// A supervised toy server, and the program that is like it and has something wrong with it.
+fn with(programs: &'static Programs, overlap: bool, name: &str) -> (Rig, PathBuf) {
+    let (program, kind) = match overlap {
+        true => (&programs.overlap_server, "overlap"),
+        false => (&programs.exclusive_server, "exclusive"),
+    };
+    let setup = Setup::new(programs).program(program);
+    let rig = if overlap { setup.stateless().start() } else { setup.start() };
+    (rig, programs.named(program, &format!("{kind}-{name}")))
+}
+
+/// What clients saw.
+struct Seen {
+    answers: u64,
+    failed: u64,
+}
+
+/// One client asks on one connection, another one on a new one each time, while something happens.
+fn asked_meanwhile<T>(rig: &Rig, happens: impl FnOnce() -> T) -> (T, Seen) {
+    let (done, answers, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let ended = std::thread::scope(|scope| {
+        for fresh in [false, true] {
+            let (done, answers, failed) = (&done, &answers, &failed);
+            scope.spawn(move || {
+                let connect = || {
+                    let mut client = Client::connect(rig.addr.into())?;
+                    client.set_patience(PATIENCE)?;
+                    Ok::<_, handoff_tests::client::Fault>(client)
+                };
+                let mut client = connect().expect("connects");
+                while !done.load(Ordering::Relaxed) {
+                    if fresh {
+                        client = connect().expect("connects");
+                    }
+                    match client.ask("PING") {
+                        Ok(_) => answers.fetch_add(1, Ordering::Relaxed),
+                        Err(_) => {
+                            client = connect().expect("connects");
+                            failed.fetch_add(1, Ordering::Relaxed)
+                        }
+                    };
+                }
+            });
+        }
+        let _ends = Ends(&done);
+        happens()
+    });
+    (ended, Seen { answers: answers.into_inner(), failed: failed.into_inner() })
+}
+
+/// Lets the clients end, also when what happens is a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_new_server_that_is_not_well_hands_back() {
+    hands_back(true);
+}
+
+/// The same with a freeze: its connections are handed over there and back.
+#[test]
+fn a_new_server_that_is_not_well_hands_back_under_the_exclusive_strategy() {
+    hands_back(false);
+}
+
+fn outcomes(rig: &Rig) -> Vec<Value> {
+    let history = rig.ctl("history", &["--format", "json"]);
+    let of = |line| serde_json::from_str::<Value>(line).expect("json")["outcome"].clone();
+    history.stdout.lines().map(of).collect()
+}
+
+/// The way back is tried once more when it was aborted. It was not: one bad moment, and the ill server stayed for good.
+#[test]
+fn a_way_back_that_is_aborted_once_is_gone_the_second_time() {
+    let (rig, other) = with(Programs::of(Build::Plain), false, "ill");
+    std::fs::write(rig.marks.join("exclusive-ill.fail-seal"), "once").expect("a file of ours");
+    let (ended, seen) = asked_meanwhile(&rig, || {
+        let to = ["--binary", other.to_str().expect("a path of ours"), "--wait-probation"];
+        rig.upgrade(&[&to[..], &LONG].concat())
+    });
+    assert_eq!(ended.code, Some(15), "{ended:?}\n{}", rig.log());
+    assert!(ended.json()["freeze_ms"].is_f64(), "a handoff: {ended:?}");
+    assert_eq!(outcomes(&rig), ["rolled_back", "aborted", "committed"], "{}", rig.log());
+    assert_eq!(rig.status().json()["last"]["outcome"], "rolled_back");
+    assert_eq!(seen.failed, 0);
+}
+
+/// It never lets go: after the second time it is ended, and the build before is started from disk.
+#[test]
+fn a_server_that_does_not_let_go_is_ended_after_the_second_way_back() {
+    let (rig, other) = with(Programs::of(Build::Plain), false, "ill");
+    std::fs::write(rig.marks.join("exclusive-ill.fail-seal"), "always").expect("a file of ours");
+    let first = rig.status().json()["server"]["executable"].clone();
+    let to = ["--binary", other.to_str().expect("a path of ours"), "--wait-probation"];
+    let ended = rig.upgrade(&[&to[..], &LONG].concat());
+    assert_eq!(ended.code, Some(15), "{ended:?}\n{}", rig.log());
+    let reason = ended.json()["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("feels ill") && reason.contains("aborted twice"), "{reason}");
+    assert_eq!(outcomes(&rig), ["rolled_back", "aborted", "aborted", "committed"], "{}", rig.log());
+    let status = rig.status().json();
+    assert_eq!(
+        (&status["last"]["outcome"], &status["server"]["executable"]),
+        (&"rolled_back".into(), &first)
+    );
+    rig.wait_until_served();
+    rig.upgrade_commits();
+}
+
+/// The build before does not come up: whoever serves, ill as it is, is better than nobody.
+#[test]
+fn an_ill_server_serves_on_where_the_build_before_does_not_come_up() {
+    let (rig, other) = with(Programs::of(Build::Plain), false, "ill");
+    std::fs::write(rig.marks.join("exclusive-server.fail-warm"), "always").expect("a file of ours");
+    let (ended, seen) = asked_meanwhile(&rig, || {
+        let to = ["--binary", other.to_str().expect("a path of ours"), "--wait-probation"];
+        rig.upgrade(&[&to[..], &LONG].concat())
+    });
+    let report = ended.expect_code(0).json();
+    let reason = report["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("feels ill") && reason.contains("tried twice"), "{report}");
+    let failed = "preflight_failed";
+    assert_eq!(outcomes(&rig), ["committed", failed, failed, "committed"], "{}", rig.log());
+    let status = rig.status().expect_code(0).json();
+    assert_eq!(status["server"]["executable"], other.display().to_string(), "{status}");
+    assert!(status["probation"].is_null(), "{status}");
+    assert_eq!(seen.failed, 0);
 }

@@ -100,6 +100,19 @@ fn after_the_budget_it_has_failed_says_why_and_keeps_the_listeners() {
     rig.upgrade_commits();
 }
 
+/// Neither does an upgrade of the supervisor: half of the deaths before it and half after it are all of them.
+#[test]
+fn deaths_are_not_forgotten_by_a_supervisor_that_replaces_itself() {
+    let rig = rig_with(&["--restart-budget", "2", "--restart-backoff", "1ms", "--storm-pause", "1ms"]);
+    for _ in 0..2 {
+        kill_and_replace(&rig);
+        rig.ctl("upgrade", &["--supervisor"]).expect_code(0);
+    }
+    kill_server(&rig);
+    let json = await_status(&rig, |json| json["state"] == "failed");
+    assert!(text(&json["reason"]).contains("restarted 2 times"), "{json}");
+}
+
 /// The same deaths with more of a budget are no failure: it is the budget that ended it.
 #[test]
 fn deaths_are_forgotten_when_they_are_a_window_old() {

@@ -337,3 +337,62 @@ fn a_supervisor_of_another_user_is_14_and_the_server_serves_on() {
     give(&rig.run_dir, geteuid());
     taken_over(&mut rig, server);
 }
+
+/// A process that ends with its owner.
+struct Running(std::process::Child);
+
+impl Running {
+    fn kill(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).expect("a child of ours");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // it has ended where the test went well
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The server runs as one user, and the unit was given another one: what it says is not believed, nor is it ended.
+#[test]
+fn an_instance_of_another_user_is_14_and_serves_on() {
+    if !needs("root, to start supervisors as others", geteuid().is_root()) {
+        return;
+    }
+    const THEIRS: u32 = 65534;
+    const OURS: u32 = 65533;
+    let rig = Setup::new(Programs::of(Build::Plain)).idle();
+    std::fs::set_permissions(rig.dir(), std::fs::Permissions::from_mode(0o755)).expect("a directory of ours");
+    let as_user = |uid: u32| {
+        for dir in [&rig.run_dir, &rig.data_dir, &rig.marks] {
+            give(dir, Uid::from_raw(uid));
+        }
+        let mut command = rig.run_command();
+        command.uid(uid).gid(uid);
+        command
+    };
+    let run = |mut command: std::process::Command| {
+        let log = std::fs::File::options().create(true).append(true).open(rig.log_path()).expect("a log");
+        command.stdin(std::process::Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
+        let child = Running(command.spawn().expect("a program of ours"));
+        // before it answers operators, it has not bound its listeners
+        rig.wait_until_settled();
+        rig.wait_until_served();
+        child
+    };
+    let mut supervisor = run(as_user(THEIRS));
+    let server = rig.server_pid();
+    supervisor.kill();
+    let refused = finish(&mut as_user(OURS));
+    says(refused.expect_code(14), &[&format!("process {server}"), "uid 65534", "uid 65533", "next:"]);
+    rig.wait_until_served();
+    assert!(alive(server), "the service is untouched");
+    let mut supervisor = run(as_user(THEIRS));
+    assert_eq!(rig.server_pid(), server, "taken over, not started again");
+    rig.upgrade_commits();
+    let pid = i32::try_from(supervisor.0.id()).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("a child of ours");
+    assert_eq!(supervisor.0.wait().expect("a child of ours").code(), Some(0), "{}", rig.log());
+}

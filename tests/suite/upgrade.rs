@@ -2,6 +2,7 @@
 
 use crate::cli::needs;
 use crate::rig;
+use handoff_tests::client::Client;
 use handoff_tests::load::{Load, Plan};
 use handoff_tests::rig::{PATIENCE, finish};
 use serde_json::Value;
@@ -143,4 +144,33 @@ fn a_stopped_service_leaves_nothing_behind_and_its_data_stays() {
     rig.run();
     let mut client = handoff_tests::client::Client::connect(rig.addr.into()).expect("connects");
     assert_eq!(client.ask("GET kept").expect("an answer").text().as_deref(), Some("yes"));
+}
+
+/// It would get so far as to take the connections, and lose some.
+#[test]
+fn a_successor_that_could_not_hold_the_descriptors_is_refused() {
+    let here = std::process::Command::new("prlimit").arg("--version").output().is_ok();
+    if !needs("prlimit (util-linux)", here) {
+        return;
+    }
+    let rig = rig();
+    let mut clients: Vec<Client> =
+        (0..60).map(|_| Client::connect(rig.addr.into()).expect("a connection")).collect();
+    // accepted, not only in the queue
+    clients.iter_mut().for_each(|client| drop(client.ask("PING").expect("an answer")));
+    let limit = |soft: &str| {
+        let pid = rig.supervisor_pid().to_string();
+        let mut command = std::process::Command::new("prlimit");
+        assert!(
+            command.args(["--pid", &pid, &format!("--nofile={soft}:")]).status().expect("runs").success()
+        );
+    };
+    limit("120");
+    let refused = rig.upgrade(&[]);
+    let reason = refused.expect_code(14).json()["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("a successor may have 120") && reason.contains("ulimit -n"), "{reason}");
+    // the control: nothing but the limit was in the way
+    limit("1024");
+    rig.upgrade_commits();
+    drop(clients);
 }

@@ -79,6 +79,11 @@ pub(super) struct Failures {
 }
 
 impl Failures {
+    /// So many failures, none of them forgotten, of a supervisor whose server serves.
+    pub(super) fn carried(count: u32) -> Self {
+        Self { total: count, recent: count, unserved: 0 }
+    }
+
     /// A server that had served died. Gives the number under which the failure is forgotten.
     pub(super) fn died(&mut self) -> u32 {
         self.total += 1;

@@ -180,6 +180,14 @@ pub fn copy_from(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Lets a socket listen with a queue for so many, or as many as `net.core.somaxconn` allows; also one that does already.
+pub(super) fn listen(socket: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    // SAFETY: no memory is passed, and the descriptor is open as long as it is borrowed.
+    #[expect(unsafe_code, reason = "nix allows no queue above 4096, whatever the kernel is told to allow")]
+    let result = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// `TCP_INFO` of a socket, as far as this kernel fills it.
 pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info is integers only: all zero is a value of it.

@@ -30,6 +30,12 @@ impl<K: Ord + Copy> Timers<K> {
         self.armed.remove(&key);
     }
 
+    /// What is armed, and the time left to each.
+    pub fn left(&self) -> impl Iterator<Item = (K, Duration)> + '_ {
+        let now = Instant::now();
+        self.armed.iter().map(move |(&key, &at)| (key, at.saturating_duration_since(now)))
+    }
+
     /// When the next one runs out.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {

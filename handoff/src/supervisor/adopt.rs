@@ -36,6 +36,8 @@ pub(super) enum Met {
     Silent(InstanceId),
     /// Nobody listens there any more.
     Dead(InstanceId),
+    /// It is of a user whose word does not count here: why.
+    Foreign(String),
 }
 
 /// An instance that said Hello on a connection of ours.
@@ -88,6 +90,9 @@ pub(super) async fn meet(ctl: &Dir, ids: &[InstanceId], patience: Duration) -> V
                 drop(ctl.unlink_if_there(&control_name(id)));
                 met.push(Met::Dead(id));
             }
+            Ok((id, Err(error))) if error.kind() == io::ErrorKind::PermissionDenied => {
+                met.push(Met::Foreign(format!("{}: {error}", ctl.join(&control_name(id)).display())));
+            }
             Ok((id, Err(error))) => {
                 tracing::warn!(instance = %id, %error, "an instance does not answer");
                 met.push(Met::Silent(id));
@@ -123,10 +128,11 @@ async fn visit(id: InstanceId, path: &Path, patience: Duration) -> io::Result<Sp
         && !me.is_root()
         && ![0, me.as_raw()].contains(&sender.uid)
     {
-        return Err(io::Error::other(format!(
+        let why = format!(
             "process {pid} runs as uid {}, this supervisor as uid {me}; next: run it as that user, or as root",
             sender.uid
-        )));
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok(Speaker { id, channel, hello: *hello, pid })
 }

@@ -4,7 +4,8 @@ use super::builds::{keep, sync};
 use super::instance::{Instance, News};
 use super::options::SpawnSpec;
 use super::orders::{Aborted, Child, Done, Order, PhaseEvent, Refusal, Serving, Wanted};
-use super::preflight::{Executable, Place};
+use super::place::Place;
+use super::preflight::Executable;
 use super::progress::Progress;
 use super::report::{HandoffReport, InstanceReport, LastHandoff};
 use super::spawn::Build;
@@ -261,6 +262,9 @@ impl World {
             data: self.site.data_dir.clone(),
             incumbent: self.incumbent.as_ref().and_then(|incumbent| incumbent.pid),
             serving: self.incumbent.as_ref().map(|incumbent| incumbent.id),
+            listeners: self.site.listeners.clone(),
+            freeze: self.ask.as_ref().map_or(Duration::ZERO, |ask| ask.spec.freeze_budget),
+            arrivals: self.arrivals.rate().filter(|_| self.site.data_dir.is_some()),
         };
         let Some(ask) = &mut self.ask else { return };
         ask.stage = Stage::Checking;
@@ -272,18 +276,24 @@ impl World {
         }
         tokio::task::spawn_blocking(move || {
             let checked = spec.resolve().and_then(|path| Executable::open(&path));
-            let checked = checked.and_then(|executable| place.check().map(|()| executable));
+            let (placed, warnings) = place.judged();
+            let checked = checked.and_then(|executable| placed.map(|()| executable));
             let checked = checked
                 .and_then(|executable| keep(&builds, successor, &Build { executable, spec }))
                 .map(Arc::new);
-            let _ = tell.send(News::Checked(handoff, checked.clone()));
+            let _ = tell.send(News::Checked(handoff, checked.clone(), warnings));
             if let Ok(build) = checked {
                 sync(&builds, &build);
             }
         });
     }
 
-    pub(super) fn checked(&mut self, handoff: HandoffId, checked: std::result::Result<Arc<Build>, String>) {
+    pub(super) fn checked(
+        &mut self,
+        handoff: HandoffId,
+        checked: std::result::Result<Arc<Build>, String>,
+        warnings: Vec<String>,
+    ) {
         let view = self.window.look();
         let Some(ask) =
             self.ask.as_mut().filter(|ask| ask.handoff == handoff && ask.stage == Stage::Checking)
@@ -321,7 +331,10 @@ impl World {
         };
         ask.build = Some(build);
         let old = self.incumbent.as_ref().map(Instance::report).unwrap_or_default();
-        self.progress = Some(Progress::new(handoff, old, new, ask.since));
+        for warning in &warnings {
+            tracing::warn!(%handoff, warning, "preflight");
+        }
+        self.progress = Some(Progress::new(handoff, old, new, ask.since).warned(warnings));
         self.inputs.push_back(Input::Command(Command::Upgrade(command)));
     }
 

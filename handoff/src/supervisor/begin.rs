@@ -16,6 +16,7 @@ use crate::journal::{Journal, JournalState};
 use crate::machine::Peer;
 use crate::machine::recovery::{Recovery, name_of};
 use crate::os::journal_file::JournalFile;
+use crate::os::queue::Arrivals;
 use crate::os::timers::Timers;
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::{broadcast, mpsc};
@@ -80,6 +81,7 @@ pub(super) async fn begin(
         timers: Timers::default(),
         beats,
         heart: 0,
+        arrivals: Arrivals::default(),
         inputs: VecDeque::from([crate::machine::Input::Start]),
         held: None,
         frames_in_a_row: 0,

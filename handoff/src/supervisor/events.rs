@@ -221,7 +221,7 @@ impl World {
                 }
             }
             News::Connected(instance, channel) => self.connected(instance, *channel),
-            News::Checked(handoff, result) => self.checked(handoff, result),
+            News::Checked(handoff, result, warnings) => self.checked(handoff, result, warnings),
             News::Configured(build) => self.configured(build),
             News::Kept(id, build) => self.build_kept(id, build),
             News::Reviewed(reviewed) => self.reviewed(reviewed),
@@ -232,6 +232,7 @@ impl World {
     /// Life, and progress of the supervisor's own loop.
     fn beat(&mut self) {
         self.heart += 1;
+        self.arrivals.look();
         self.beats.arm(Beat::Heart, Self::heartbeat());
         let message = Message::Heartbeat { progress: self.heart };
         let frame = Stamped { handoff: HandoffId::NIL, epoch: Epoch::ZERO, message };

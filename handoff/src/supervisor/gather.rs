@@ -24,6 +24,8 @@ pub(super) struct Gathered {
     pub(super) removed: Vec<String>,
     /// Whose they were.
     pub(super) dead: Vec<InstanceId>,
+    /// Somebody runs here as another user: why that cannot be.
+    pub(super) foreign: Option<String>,
 }
 
 /// Everybody who runs. A generation higher than all they have seen makes this supervisor theirs.
@@ -34,7 +36,7 @@ pub(super) async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
     let mut generation = past.max(highest_seen(&speakers)) + 1;
     gathered.take(adopt::adopt(speakers, generation).await);
     // nobody serves, but somebody holds what a server needs: it may have been stopped for a moment only
-    if !gathered.mute.is_empty() && !gathered.serves() {
+    if !gathered.mute.is_empty() && !gathered.serves() && gathered.foreign.is_none() {
         let patience = crate::crash::scaled(times::SILENT);
         tracing::warn!(?patience, "nobody serves, and an instance does not answer: waiting for it");
         let mute = std::mem::take(&mut gathered.mute);
@@ -57,6 +59,7 @@ impl Gathered {
             match met {
                 Met::Speaks(speaker) => speakers.push(*speaker),
                 Met::Silent(id) => self.mute.push(id),
+                Met::Foreign(why) => self.foreign = Some(why),
                 Met::Dead(id) => {
                     self.removed.push(control_name(id));
                     self.dead.push(id);

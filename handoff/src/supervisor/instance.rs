@@ -26,7 +26,7 @@ pub(super) enum News {
     /// The instance's control socket answered.
     Connected(InstanceId, Box<Channel>),
     /// An upgrade's preflight is done.
-    Checked(HandoffId, Result<Arc<Build>, String>),
+    Checked(HandoffId, Result<Arc<Build>, String>, Vec<String>),
     /// The configured program was read: it can be started.
     Configured(Result<Arc<Build>, String>),
     /// The build of an instance is kept.

@@ -14,7 +14,7 @@
 //! | `salvage` | what is taken from one that does not speak, before it is ended |
 //! | `builds` | which build a server is started from |
 //! | `leftovers` | what the dead left behind |
-//! | `preflight` | what is checked before the incumbent hears of an upgrade |
+//! | `preflight`, `place` | what is checked before the incumbent hears of an upgrade: the program, and where it will serve |
 //! | `rollback` | the way back to the build before, and who waits for the end of a probation |
 //! | `manager` | what a service manager hears and keeps |
 //! | `progress`, `report`, `status` | what people see |
@@ -37,6 +37,7 @@ mod manager;
 mod open;
 mod options;
 mod orders;
+mod place;
 mod preflight;
 mod progress;
 pub mod protocol;

@@ -187,6 +187,10 @@ impl Setup {
         let mut past = journal.state().clone();
 
         let (generation, mut gathered) = gather(&ctl, past.generation).await;
+        // it may hold all that a server needs, and it is not ours to end
+        if let Some(why) = gathered.foreign.take() {
+            return Err(Error::Invalid(why));
+        }
         if self.guest && !gathered.serves() {
             let why = "no server that serves answers: start one with `handoffctl run`";
             return Err(Error::Invalid(format!("{}: {why}", run.path().display())));
@@ -203,7 +207,7 @@ impl Setup {
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
         gathered.saved.extend(carried.as_mut().and_then(|carried| carried.held.take()));
         gathered.saved.extend(manager.as_mut().map(|manager| manager.take_kept(&self.addresses)));
-        let Gathered { mut adoptees, mute, mut saved, removed, dead } = gathered;
+        let Gathered { mut adoptees, mute, mut saved, removed, dead, .. } = gathered;
         leftovers.of_sockets(&ctl, removed);
         let brought = adoptees.iter_mut().filter_map(|adoptee| adoptee.lineage.take());
         let brought = brought.chain(saved.iter_mut().filter_map(|saved| saved.lineage.take())).collect();
@@ -245,6 +249,8 @@ impl Setup {
             instances: adoptees.iter().map(|adoptee| adoptee.found.clone()).collect(),
         });
         recovery.supervisor = recovery.supervisor.with_restarts(self.restarts);
+        let counted = carried.as_ref().map(|carried| carried.failures.as_slice()).unwrap_or_default();
+        recovery.effects.extend(recovery.supervisor.carry_failures(counted));
         let summary = (past != JournalState::default()).then(|| StateJournal {
             generation,
             open: past.open.as_ref().map(|open| open.handoff),

@@ -1,12 +1,9 @@
 //! What is checked before the incumbent hears of an upgrade: each failure names the thing and the next step.
 //!
-//! What two Hellos must have in common is the machine's business; here is what only the system knows.
+//! Here is the program; the place is in `place`, and what two Hellos must have in common is the machine's business.
 
 use crate::claim::BuildDigest;
-use crate::ids::InstanceId;
 use crate::os::builds::Builds;
-use crate::os::claims::Claims;
-use crate::os::files::FileError;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{AccessFlags, access};
@@ -112,102 +109,6 @@ impl Executable {
     }
 }
 
-/// The place where an upgrade will happen.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    /// The directory of the claims.
-    pub(super) claims: Claims,
-    /// The service's data, if it has any.
-    pub(super) data: Option<PathBuf>,
-    /// The process that serves: its successor must be able to hold as many descriptors.
-    pub(super) incumbent: Option<u32>,
-    /// Who serves, as the supervisor knows.
-    pub(super) serving: Option<InstanceId>,
-}
-
-/// Descriptors that a successor needs besides the incumbent's: its own files, sockets, epoll.
-const SPARE_DESCRIPTORS: u64 = 64;
-
-impl Place {
-    /// Checks that claims can be made and that the data is where a handoff is possible.
-    ///
-    /// # Errors
-    /// What is wrong and what to do.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let claims = self.claims.dir().path().display();
-        let said = |e: FileError| format!("{e}: the directory of the claims must be writable and have room");
-        // put back when there is room again; without it a full disk could not be survived
-        self.claims.ensure_reserve().map_err(said)?;
-        self.claims.probe_link().map_err(said)?;
-        let disk =
-            nix::sys::statvfs::fstatvfs(self.claims.dir()).map_err(|e| format!("{claims}: {}", e.desc()))?;
-        if disk.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
-            return Err(format!("{claims}: the file system is read-only: remount it"));
-        }
-        // file systems that make inodes as they need them say 0 of 0
-        if disk.files() > 0 && disk.files_available() == 0 {
-            return Err(format!("{claims}: no free inodes: remove files"));
-        }
-        if let Some(data) = &self.data {
-            local(data)?;
-        }
-        self.unclaimed()?;
-        self.incumbent.map_or(Ok(()), descriptors_fit)
-    }
-}
-
-impl Place {
-    /// Nobody but the server has claimed beyond it: a handoff would end with nobody who may serve.
-    fn unclaimed(&self) -> Result<(), String> {
-        let Some(serving) = self.serving else { return Ok(()) };
-        let highest = self.claims.highest().map_err(|e| {
-            format!(
-                "{e}; the server goes on without it; next: restore it from a copy before the next upgrade"
-            )
-        })?;
-        match highest {
-            Some((epoch, claim)) if claim.instance != serving => Err(format!(
-                "epoch {epoch} is claimed by instance {} (pid {}, {}), and not by the server, {serving}: somebody \
-                 else started on this data, or files were put there; next: find out who, then stop the service and \
-                 start it again, which claims the epoch after that",
-                claim.instance,
-                claim.pid,
-                claim.executable_text()
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Locks and hard links must mean what they say.
-fn local(dir: &Path) -> Result<(), String> {
-    const NFS: i64 = 0x6969;
-    const SMB: i64 = 0x517b;
-    const CIFS: i64 = 0xff53_4d42;
-    const SMB2: i64 = 0xfe53_4d42;
-    let shown = dir.display();
-    let found = nix::sys::statfs::statfs(dir).map_err(|e| format!("{shown}: {}", e.desc()))?;
-    if [NFS, SMB, CIFS, SMB2].contains(&found.filesystem_type().0) {
-        return Err(format!("{shown}: not a local file system: locks there do not fence, use a local one"));
-    }
-    Ok(())
-}
-
-fn descriptors_fit(incumbent: u32) -> Result<(), String> {
-    // a process of another uid hides them: then it is not known, and not refused
-    let Ok(open) = std::fs::read_dir(format!("/proc/{incumbent}/fd")) else { return Ok(()) };
-    let open = open.count() as u64;
-    let (limit, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-        .map_err(|e| format!("descriptor limit: {}", e.desc()))?;
-    if open.saturating_add(SPARE_DESCRIPTORS) > limit {
-        return Err(format!(
-            "the incumbent has {open} descriptors open, a successor may have {limit}: raise the limit (ulimit -n) \
-             of the supervisor"
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,24 +152,5 @@ mod tests {
         assert_eq!(Executable::open(&path).expect("a program").stamp, before);
         std::fs::write(&path, b"\x7fELF2").expect("written");
         assert_ne!(Executable::open(&path).expect("a program").stamp, before);
-    }
-
-    #[test]
-    fn a_place_needs_its_claims_and_a_reserve() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let claims = Claims::open(dir.path()).expect("claims");
-        let place = Place {
-            claims,
-            data: Some(dir.path().to_owned()),
-            incumbent: Some(std::process::id()),
-            serving: None,
-        };
-        assert_eq!(place.check(), Ok(()));
-        let reserve = dir.path().join(Claims::IN_DATA).join("reserve");
-        std::fs::remove_file(&reserve).expect("removed");
-        assert_eq!(place.check(), Ok(()));
-        assert!(reserve.exists(), "put back");
-        std::fs::remove_dir_all(dir.path().join(Claims::IN_DATA)).expect("removed");
-        assert!(place.check().expect_err("gone").contains("claims"));
     }
 }

@@ -26,6 +26,7 @@ pub(super) struct Progress {
     peak_queue: Option<u64>,
     /// How the successor's process ended, when it ended by itself.
     exit: Option<String>,
+    warnings: Vec<String>,
 }
 
 impl Progress {
@@ -44,7 +45,13 @@ impl Progress {
             received: None,
             peak_queue: None,
             exit: None,
+            warnings: Vec::new(),
         }
+    }
+
+    /// With what the preflight did not like and yet let pass.
+    pub(super) fn warned(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
     }
 
     /// The report of an upgrade that never became a handoff.
@@ -62,6 +69,7 @@ impl Progress {
             connections: ConnectionsReport::default(),
             peak_queue: None,
             ended_unix_ms: unix_ms(),
+            warnings: Vec::new(),
         }
     }
 
@@ -147,6 +155,7 @@ impl Progress {
             freeze_ms: freeze.map(|(seal, active)| ms(active.saturating_duration_since(seal))),
             peak_queue: self.peak_queue,
             ended_unix_ms: unix_ms(),
+            warnings: self.warnings,
         }
     }
 

@@ -35,6 +35,9 @@ pub struct HandoffReport {
     pub peak_queue: Option<u64>,
     /// When it ended, milliseconds since the Unix epoch.
     pub ended_unix_ms: Option<u64>,
+    /// What the preflight did not like and yet let pass.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One instance.

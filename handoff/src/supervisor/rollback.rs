@@ -5,7 +5,7 @@ use super::builds::{keep, recall, sync};
 use super::instance::News;
 use super::options::SpawnSpec;
 use super::orders::Done;
-use super::preflight::Place;
+use super::place::Place;
 use super::spawn::Build;
 use super::view::View;
 use super::world::World;
@@ -52,7 +52,8 @@ impl World {
         let known = previous.and_then(|id| self.builds.get(&id)).cloned();
         let serving = self.incumbent.as_ref().map(|slot| slot.id);
         tokio::task::spawn_blocking(move || {
-            let found = place.check().and_then(|()| match (previous, known) {
+            let (placed, warnings) = place.judged();
+            let found = placed.and_then(|()| match (previous, known) {
                 (Some(_), Some(build)) if build.executable.unchanged().is_some() => {
                     let executable = build.executable.unchanged().ok_or("its program was written to")?;
                     Ok(Build { executable, spec: build.spec.clone() })
@@ -61,7 +62,7 @@ impl World {
                 (None, _) => before(&builds, &claims, serving),
             });
             let checked = found.and_then(|build| keep(&builds, successor, &build)).map(Arc::new);
-            let _ = tell.send(News::Checked(handoff, checked.clone()));
+            let _ = tell.send(News::Checked(handoff, checked.clone(), warnings));
             if let Ok(build) = checked {
                 sync(&builds, &build);
             }
@@ -71,10 +72,11 @@ impl World {
     /// Answers who asked for a handoff that has ended, or lets it wait for the end of the probation.
     pub(super) fn answer(&mut self, ended: &Ended, ask: Option<Ask>, done: Done) {
         let view = self.window.look();
-        // the way back, however it ended, or the word that there is none
-        let back =
-            ask.as_ref().is_some_and(|ask| ask.way == Way::Back) || ended.outcome == Outcome::RolledBack;
-        let undone = self.waiting.take_if(|waiting| back || waiting.handoff == ended.handoff);
+        // gone back, or the word that there is no way back; one that was aborted may be tried again
+        let undone = self.waiting.take_if(|waiting| {
+            let over = view.probation != Some(waiting.handoff);
+            waiting.handoff == ended.handoff || (over && ended.outcome == Outcome::RolledBack)
+        });
         if let Some(waiting) = undone {
             let report = done.report.clone();
             let _ = waiting.reply.send(Ok(Box::new(Done { report, child: None })));

@@ -21,7 +21,7 @@ use crate::os::claims::Claims;
 use crate::os::files::Dir;
 use crate::os::journal_file::JournalFile;
 use crate::os::lock::{LineageLock, Lock};
-use crate::os::queue;
+use crate::os::queue::{self, Arrivals};
 use crate::os::timers::Timers;
 use crate::phase::Phase;
 use crate::wire::{Message, Stamped};
@@ -84,6 +84,8 @@ pub(super) struct World {
     pub(super) timers: Timers<Timer>,
     pub(super) beats: Timers<Beat>,
     pub(super) heart: u64,
+    /// How fast clients come, looked at with every heartbeat.
+    pub(super) arrivals: Arrivals,
     pub(super) inputs: VecDeque<Input>,
     /// A frame that waits for the news of a death that came before it.
     pub(super) held: Option<(InstanceId, Stamped)>,

@@ -36,6 +36,8 @@ pub(crate) struct Reached {
     pub(crate) rolled_back: bool,
     pub(crate) rolled_back_from_disk: bool,
     pub(crate) watched_again: bool,
+    /// The way back was aborted and is tried once more.
+    pub(crate) tried_again: bool,
 }
 
 pub(crate) fn describe(w: &World) -> String {
@@ -159,7 +161,7 @@ pub(crate) fn next_upgrade(w: &World, rules: &Rules, checked: &mut Checked) -> R
     }
     w.rounds += 1;
     let successor = InstanceId(100 + u128::from(w.rounds));
-    let end = settle(w, rules)?;
+    let end = settle(w, &Rules { stubborn: false, ..rules.clone() })?;
     let serves = end.running().and_then(|r| r.machine.serving()).map(|(id, _)| id);
     if serves != Some(successor) {
         return broken("L4", format!("the next upgrade did not commit: {}", describe(&end)));
@@ -309,6 +311,8 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
             }
         }
         Who::S => {
+            let turns = seen.effects.iter().any(|e| matches!(e, Effect::TurnBack(_)));
+            reached.tried_again |= turns && before.running().is_some_and(|r| r.machine.handoff().is_some());
             if seen.effects.iter().any(|e| matches!(e, Effect::Spawn(Peer::Incumbent, ..))) {
                 let owner = before.disk.highest().map(|(_, owner)| owner);
                 reached.cold_start_new |= owner.is_some_and(successor);

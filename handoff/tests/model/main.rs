@@ -177,12 +177,23 @@ fn probation() {
     kept(&run(Rules::on_probation(false, 1, Kinds::ALL)));
 }
 
+/// It votes itself down and cannot be sealed: the way back is tried twice and then gone from disk.
+/// `HANDOFF_MODEL_KILLS=2` lets somebody die meanwhile.
+#[test]
+fn a_way_back_that_is_always_aborted() {
+    let found = run(Rules { stubborn: true, ..Rules::on_probation(true, 1, Kinds::VOTES) });
+    kept(&found);
+    let seen = |r: &Reached| (r.tried_again, r.rolled_back, r.rolled_back_from_disk);
+    assert_eq!(seen(&found.reached), (true, false, true), "every interesting path is walked");
+}
+
 /// The way back is a handoff, and a fault may strike it too.
 #[test]
 fn two_faults_on_probation() {
     let found = run(Rules { probation: true, ..Rules::overlap(true, 2, Kinds::VOTES) });
     kept(&found);
-    assert!(found.reached.rolled_back && found.reached.rolled_back_from_disk);
+    let Reached { rolled_back, rolled_back_from_disk, tried_again, .. } = found.reached;
+    assert!(rolled_back && rolled_back_from_disk && tried_again);
 }
 
 #[test]

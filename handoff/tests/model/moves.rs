@@ -305,6 +305,10 @@ fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
             }
             _ => true,
         };
+        if *hook == Hook::Seal && rules.stubborn && w.procs[n].build == 1 {
+            out.eager.push(p(Act::HookFails(*hook)));
+            continue;
+        }
         if ready {
             out.eager.push(p(Act::Done(*hook)));
         }

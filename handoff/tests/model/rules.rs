@@ -16,6 +16,8 @@ pub(crate) struct Rules {
     pub(crate) probation: bool,
     /// What the old build reads of the new one.
     pub(crate) formats: Formats,
+    /// The new build never seals: every handoff back from it is aborted.
+    pub(crate) stubborn: bool,
     /// Beside kill -9 at every effect.
     pub(crate) kinds: Kinds,
     pub(crate) mutant: Option<Mutant>,
@@ -69,6 +71,7 @@ impl Rules {
             upgrades: 1,
             probation: false,
             formats: Formats::Both,
+            stubborn: false,
             kinds,
             mutant: None,
             safety_only: false,

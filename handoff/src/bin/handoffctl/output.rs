@@ -71,6 +71,7 @@ pub(crate) fn no_report(outcome: Outcome, reason: String) -> HandoffReport {
         connections: ConnectionsReport::default(),
         peak_queue: None,
         ended_unix_ms: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -79,6 +80,9 @@ fn report_block(report: &HandoffReport) -> String {
     line(&mut out, "outcome", &outcome(report));
     if let Some(reason) = &report.reason {
         line(&mut out, "reason", &clean(reason));
+    }
+    for warning in &report.warnings {
+        line(&mut out, "warning", &clean(warning));
     }
     if let Some(id) = &report.handoff_id {
         line(&mut out, "handoff", &clean(id));

@@ -182,15 +182,13 @@ impl Supervisor {
         match event {
             Event::SuccessorGone => {
                 let (handoff, epoch) = (t.upgrade.handoff, t.server.epoch);
-                let outcome = Outcome::PreflightFailed;
-                let mut effects = vec![Effect::Forget(Peer::Successor)];
-                effects.extend(t.stays());
-                self.state = State::Idle { server: t.server };
-                let reason = Some(reason);
-                effects.extend([
+                let (outcome, reason) = (Outcome::PreflightFailed, Some(reason));
+                let mut effects = vec![
+                    Effect::Forget(Peer::Successor),
                     Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
                     Effect::Report(Ended { handoff, outcome, reason, epoch }),
-                ]);
+                ];
+                effects.extend(self.stay(t, epoch, false));
                 effects
             }
             // what it said itself is the better reason than how its end was seen

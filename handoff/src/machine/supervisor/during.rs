@@ -1,7 +1,7 @@
 //! From PrepareHandoff to Active, and every way off it.
 
 use super::event::Event;
-use super::{Party, Server, State, Supervisor, Try, fit};
+use super::{Party, State, Supervisor, Try, fit};
 use crate::ids::{Digest, Epoch};
 use crate::journal::Record;
 use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Timer, times};
@@ -358,15 +358,14 @@ impl Supervisor {
             Event::SuccessorGone => {
                 let handoff = t.upgrade.handoff;
                 let instance = t.server.facts.instance;
-                let mut effects = vec![Effect::Forget(Peer::Successor)];
-                effects.push(Effect::Persist(Record::Serving { instance, epoch }));
-                effects.extend(t.stays());
-                self.state = State::Idle { server: Server { facts: t.server.facts, epoch } };
                 let reason = Some(reason);
-                effects.extend([
+                let mut effects = vec![
+                    Effect::Forget(Peer::Successor),
+                    Effect::Persist(Record::Serving { instance, epoch }),
                     Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
                     Effect::Report(Ended { handoff, outcome, reason, epoch }),
-                ]);
+                ];
+                effects.extend(self.stay(t, epoch, true));
                 effects
             }
             Event::IncumbentExited => self.resolve(

@@ -56,7 +56,7 @@ impl Supervisor {
         reason: String,
         undone: Option<FoundTrial>,
     ) -> Effects {
-        let back = undone.map(|trial| Back::resumed(trial.handoff, trial.previous));
+        let back = undone.as_ref().map(Back::resumed);
         let facts = Box::new(incumbent);
         let party = if successor.is_some() { Party::Alive } else { Party::Ending };
         let successor = successor.map(Box::new);
@@ -75,7 +75,7 @@ impl Supervisor {
         reason: String,
         undone: Option<FoundTrial>,
     ) -> Effects {
-        let back = undone.map(|trial| Back::resumed(trial.handoff, trial.previous));
+        let back = undone.as_ref().map(Back::resumed);
         // nothing of O's facts is needed any more but its name
         let facts = Box::new(Hello { instance: incumbent, ..successor.clone() });
         let (server, successor) = (Server { facts, epoch: base }, Some(Box::new(successor)));

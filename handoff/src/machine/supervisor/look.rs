@@ -211,8 +211,8 @@ impl Supervisor {
             | State::Sealing { t }
             | State::Readying { t, .. }
             | State::Activating { t, .. }
-            | State::Settling { t, .. } => t.fallback(),
-            State::Resolving { r } => r.t.fallback(),
+            | State::Settling { t, .. } => t.previous(),
+            State::Resolving { r } => r.t.previous(),
             State::Emptying { why: Why::Handoff { back, .. }, .. }
             | State::Pausing { why: Why::Handoff { back, .. } }
             | State::Starting { why: Why::Handoff { back, .. }, .. }

@@ -199,6 +199,13 @@ impl Supervisor {
         self
     }
 
+    /// The failures that the program before counted, which executed this one in its place: the time until each is
+    /// forgotten. The effects are to be performed.
+    pub fn carry_failures(&mut self, left: &[Duration]) -> Effects {
+        self.failures = Failures::carried(u32::try_from(left.len()).unwrap_or(u32::MAX));
+        (1..).zip(left).map(|(number, left)| Effect::Arm(Timer::Forgive(number), *left)).collect()
+    }
+
     /// The one place that decides what happens with what a state has no use for: nothing but a trace.
     fn violation(&self, event: &Event) -> Effects {
         let violation = Violation { state: self.state_name(), input: format!("{event:?}") };
@@ -287,6 +294,9 @@ impl Machine for Supervisor {
         if matches!(event, Event::Forgiven) {
             self.failures.forgive();
             return Vec::new();
+        }
+        if matches!(event, Event::Abort) {
+            self.call_off();
         }
         match self.state.clone() {
             State::Empty { lost } => self.empty_on(lost, event),

@@ -3,11 +3,15 @@
 //! The way back is an ordinary handoff in the other direction while the new server lives, and a cold start of the build
 //! before when it is dead or hangs. It goes only to a build that declared that it reads what the new one writes: whether it
 //! does was asked before the incumbent heard of the upgrade.
+//!
+//! A way back that is aborted is tried once more. After that the new server is ended for it only where the build before
+//! had come up beside it; else there would be nobody.
 
 use super::event::Event;
 use super::{Party, Server, State, Supervisor, Try, Why};
 use crate::ids::{Epoch, HandoffId, InstanceId};
 use crate::journal::Record;
+use crate::machine::recovery::FoundTrial;
 use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Way, times};
 use std::time::Duration;
 
@@ -18,13 +22,21 @@ pub(super) struct Trial {
     pub(super) handoff: HandoffId,
     /// Who served before: its build is gone back to.
     pub(super) previous: InstanceId,
+    /// How long it is on probation, from the beginning.
+    window: Duration,
     /// The last progress that was heard of.
     progress: Option<u64>,
     /// Why it did not stand it; the way back is being looked for.
     verdict: Option<String>,
+    /// The way back was aborted once.
+    tried: bool,
 }
 
 impl Trial {
+    fn new(handoff: HandoffId, previous: InstanceId, window: Duration) -> Self {
+        Self { handoff, previous, window, progress: None, verdict: None, tried: false }
+    }
+
     /// It has failed, only the way back is not known yet.
     pub(super) fn is_over(&self) -> bool {
         self.verdict.is_some()
@@ -34,26 +46,35 @@ impl Trial {
 /// What makes a handoff a rollback.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Back {
-    /// The handoff that is undone, and the instance before it; `None` beyond the probation.
-    undone: Option<(HandoffId, InstanceId)>,
+    /// The probation within which it began.
+    undone: Option<Trial>,
     reason: String,
+    /// An operator has aborted it.
+    called_off: bool,
 }
 
 impl Back {
     /// The handoff whose server was on probation.
     pub(super) fn undoes(&self) -> Option<HandoffId> {
-        self.undone.map(|(handoff, _)| handoff)
+        self.undone.as_ref().map(|trial| trial.handoff)
+    }
+
+    /// Who served before the handoff that is undone.
+    pub(super) fn before(&self) -> Option<InstanceId> {
+        self.undone.as_ref().map(|trial| trial.previous)
     }
 
     /// A rollback that nothing but an operator's wish is the reason of.
     pub(super) fn by_hand() -> Self {
-        Self { undone: None, reason: "an operator wanted it".to_owned() }
+        Self { undone: None, reason: "an operator wanted it".to_owned(), called_off: false }
     }
 
-    /// A rollback that an earlier supervisor began within the probation.
-    pub(super) fn resumed(handoff: HandoffId, previous: InstanceId) -> Self {
+    /// A rollback that an earlier supervisor began within the probation. Whoever wanted it: if it is aborted, the new
+    /// server is asked again how it is.
+    pub(super) fn resumed(found: &FoundTrial) -> Self {
         let reason = "a rollback was under way when the supervisor was restarted".to_owned();
-        Self { undone: Some((handoff, previous)), reason }
+        let trial = Trial::new(found.handoff, found.previous, found.window);
+        Self { undone: Some(trial), reason, called_off: false }
     }
 }
 
@@ -72,10 +93,9 @@ impl Try {
         Some(Record::RolledBack { handoff, reason, epoch })
     }
 
-    /// The rollback came to nothing, and the server serves on: it is not tried again.
-    pub(super) fn stays(&self) -> Option<Effect> {
-        let handoff = self.back.as_ref()?.undoes()?;
-        Some(Effect::Persist(Record::ProbationOver { handoff }))
+    /// Whose build a rollback goes back to: this one's if it is aborted and tried again.
+    pub(super) fn previous(&self) -> Option<InstanceId> {
+        self.back.as_ref().and_then(Back::before).or_else(|| self.fallback())
     }
 
     /// Whose build a server is started from when this handoff leaves nobody: going back, never the one that was to
@@ -84,7 +104,7 @@ impl Try {
         let back = self.back.as_ref()?;
         match &self.successor {
             Some(successor) => Some(successor.instance),
-            None => back.undone.map(|(_, previous)| previous),
+            None => back.before(),
         }
     }
 }
@@ -107,7 +127,7 @@ impl Supervisor {
         previous: InstanceId,
         window: Duration,
     ) -> Effects {
-        let trial = Trial { handoff, previous, progress: None, verdict: None };
+        let trial = Trial::new(handoff, previous, window);
         self.state = State::Probation { server, trial };
         vec![Effect::Arm(Timer::Probation, window), Effect::Arm(Timer::Stall, times::LEASE)]
     }
@@ -119,8 +139,9 @@ impl Supervisor {
                 let back = match upgrade.way {
                     // it stays on trial in the journal: a supervisor that is restarted knows that this goes back
                     Way::Back => {
-                        let reason = trial.verdict.unwrap_or_else(|| "an operator wanted it".to_owned());
-                        Some(Back { undone: Some((trial.handoff, trial.previous)), reason })
+                        let wanted = || "an operator wanted it".to_owned();
+                        let reason = trial.verdict.clone().unwrap_or_else(wanted);
+                        Some(Back { undone: Some(trial), reason, called_off: false })
                     }
                     Way::Forward | Way::OneWay => {
                         let handoff = trial.handoff;
@@ -150,17 +171,9 @@ impl Supervisor {
                 vec![Effect::Arm(Timer::Stall, times::LEASE)]
             }
             Event::Failed(Step::TurnBack, why) => {
-                let (handoff, epoch) = (trial.handoff, server.epoch);
-                let verdict = trial.verdict.unwrap_or_default();
-                let reason = Some(format!("{verdict}; it serves on, there is no way back: {why}"));
-                self.state = State::Idle { server };
-                let outcome = Outcome::Committed;
-                vec![
-                    Effect::Disarm(Timer::Stall),
-                    Effect::Persist(Record::ProbationOver { handoff }),
-                    Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
-                    Effect::Report(Ended { handoff, outcome, reason, epoch }),
-                ]
+                let mut effects = vec![Effect::Disarm(Timer::Stall)];
+                effects.extend(self.serves_on(server, trial, &format!("there is no way back: {why}")));
+                effects
             }
             // the channel broke: the server serves on, S asks it again
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
@@ -181,6 +194,73 @@ impl Supervisor {
                 Failed Alien
             } => self.violation(&event),
         }
+    }
+
+    /// An operator has aborted what is open.
+    pub(super) fn call_off(&mut self) {
+        let t = match &mut self.state {
+            State::Greeting { t }
+            | State::Warming { t }
+            | State::Preparing { t }
+            | State::Sealing { t }
+            | State::Readying { t, .. } => t,
+            State::Empty { .. }
+            | State::Emptying { .. }
+            | State::Pausing { .. }
+            | State::Starting { .. }
+            | State::StartFailed { .. }
+            | State::Idle { .. }
+            | State::Probation { .. }
+            | State::Ending { .. }
+            | State::Activating { .. }
+            | State::Resolving { .. }
+            | State::Settling { .. }
+            | State::Failed { .. }
+            | State::Stopping { .. }
+            | State::Stopped => return,
+        };
+        if let Some(back) = &mut t.back {
+            back.called_off = true;
+        }
+    }
+
+    /// A handoff has come to nothing and its incumbent serves on, under this epoch. If it was to go back from that one:
+    /// once more, then from disk, where the build before had come up (`warm`), and never for ever.
+    pub(super) fn stay(&mut self, t: Try, epoch: Epoch, warm: bool) -> Effects {
+        let server = Server { epoch, ..t.server };
+        let Some(Back { undone: Some(mut trial), called_off, .. }) = t.back else {
+            self.state = State::Idle { server };
+            return Vec::new();
+        };
+        match (&trial.verdict, trial.tried) {
+            // an operator wanted it, and can want it again
+            (None, _) => self.watch(server, trial.handoff, trial.previous, trial.window),
+            (Some(_), _) if called_off => {
+                self.serves_on(server, trial, "an operator called the way back off")
+            }
+            (Some(_), false) => {
+                let previous = trial.previous;
+                trial.tried = true;
+                self.state = State::Probation { server, trial };
+                vec![Effect::Arm(Timer::Stall, times::LEASE), Effect::TurnBack(previous)]
+            }
+            (Some(_), true) if warm => self.fell(trial, "the way back was aborted twice, and it was ended"),
+            (Some(_), true) => {
+                self.serves_on(server, trial, "the build before was tried twice and did not come up")
+            }
+        }
+    }
+
+    /// It has not stood its probation, and yet nobody could take its place.
+    fn serves_on(&mut self, server: Server, trial: Trial, why: &str) -> Effects {
+        let (handoff, epoch, outcome) = (trial.handoff, server.epoch, Outcome::Committed);
+        let reason = Some(format!("{}; it serves on, {why}", trial.verdict.unwrap_or_default()));
+        self.state = State::Idle { server };
+        vec![
+            Effect::Persist(Record::ProbationOver { handoff }),
+            Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
+            Effect::Report(Ended { handoff, outcome, reason, epoch }),
+        ]
     }
 
     /// Its tree is emptied, then the build before it is started from disk.

@@ -3,7 +3,7 @@
 //! S reads the claim and asks O. It never claims, and it ends N only when O has arbitrated or is gone.
 
 use super::event::Event;
-use super::{Party, Server, State, Supervisor, Try, Why};
+use super::{Party, State, Supervisor, Try, Why};
 use crate::ids::InstanceId;
 use crate::journal::Record;
 use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Timer, times};
@@ -370,13 +370,12 @@ impl Supervisor {
         let epoch = if claimed { r.t.next() } else { r.t.server.epoch };
         let (handoff, outcome) = (r.t.upgrade.handoff, Outcome::Aborted);
         let reason = Some(format!("{}; aborted, incumbent unresponsive", r.reason));
-        let mut effects = vec![Effect::Forget(Peer::Successor)];
-        effects.extend(r.t.stays());
-        self.state = State::Idle { server: Server { epoch, ..r.t.server } };
-        effects.extend([
+        let mut effects = vec![
+            Effect::Forget(Peer::Successor),
             Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
             Effect::Report(Ended { handoff, outcome, reason, epoch }),
-        ]);
+        ];
+        effects.extend(self.stay(r.t, epoch, true));
         effects
     }
 

@@ -293,6 +293,122 @@ fn the_way_back_is_owed_whatever_the_budget_says_and_counts() {
     }
 }
 
+/// A crash loop does not begin anew because an operator replaced the supervisor in the middle of it.
+#[test]
+fn failures_that_are_carried_over_count_and_are_forgotten_in_time() {
+    let rules = Restarts { budget: 2, ..Restarts::default() };
+    let soon = [Duration::from_secs(1), Duration::from_secs(2)];
+    let mut s = at("Idle").with_restarts(rules);
+    let armed = s.carry_failures(&soon);
+    assert_eq!(armed, [1, 2].map(|n| Effect::Arm(Timer::Forgive(n), soon[n as usize - 1])));
+    assert_eq!(s.failures(), (2, 2));
+    let mut patient = s.clone();
+    dies(&mut s);
+    assert_eq!(s.state_name(), "Failed");
+    patient.handle(Input::Expired(Timer::Forgive(1)));
+    let effects = dies(&mut patient);
+    assert!(effects.contains(&Effect::Arm(Timer::Forgive(3), rules.window)), "{effects:?}");
+    assert_eq!((patient.state_name(), patient.failures()), ("Starting", (2, 2)));
+}
+
+/// A server on probation that says it is ill, and the way back from it, as far as this.
+fn turning_back(strategy: Strategy, back: InstanceId) -> Supervisor {
+    let mut s = with_probation(strategy, "Probation", Duration::from_secs(10));
+    let ill = said(Peer::Incumbent, Message::Unhealthy { why: "ill".to_owned() });
+    assert!(s.handle(ill).contains(&Effect::TurnBack(InstanceId(0).nth(1))));
+    goes_back(&mut s, back);
+    s
+}
+
+fn goes_back(s: &mut Supervisor, back: InstanceId) {
+    let upgrade = Upgrade {
+        handoff: HandoffId(back.0),
+        successor: back,
+        deadline: Duration::from_secs(60),
+        drain_grace: Duration::from_secs(5),
+        freeze_budget: Duration::from_secs(2),
+        probation: Duration::ZERO,
+        way: Way::Back,
+    };
+    s.handle(Input::Command(Command::Upgrade(upgrade)));
+    assert_eq!(s.state_name(), "Greeting");
+}
+
+/// The build before does not come up.
+fn does_not_come_up(s: &mut Supervisor) -> Effects {
+    give(s, vec![Input::Exited(Peer::Successor), Input::Gone(Peer::Successor)])
+}
+
+/// The build before comes up, and the server that is ill takes itself back.
+fn is_aborted(s: &mut Supervisor, back: InstanceId) -> Effects {
+    let Input::Received(peer, mut frame) = hello(back, Role::Successor, Strategy::Exclusive) else {
+        unreachable!("a frame")
+    };
+    frame.handoff = HandoffId(back.0);
+    s.handle(Input::Received(peer, frame));
+    let of =
+        |peer, message| Input::Received(peer, Stamped { handoff: HandoffId(back.0), epoch: NEXT, message });
+    give(
+        s,
+        vec![
+            of(Peer::Successor, Message::Warmed { loaded: String::new(), revision: 1 }),
+            of(Peer::Incumbent, Message::Drained { open: 0 }),
+            of(Peer::Incumbent, Message::SealFailed { error: "it cannot".to_owned() }),
+            Input::Gone(Peer::Successor),
+        ],
+    )
+}
+
+#[test]
+fn a_way_back_that_is_aborted_is_tried_once_more_and_then_gone_from_disk() {
+    let previous = InstanceId(0).nth(1);
+    let mut s = turning_back(Strategy::Exclusive, InstanceId(1000));
+    let effects = is_aborted(&mut s, InstanceId(1000));
+    assert!(effects.contains(&Effect::TurnBack(previous)), "{effects:?}");
+    assert_eq!((s.state_name(), s.probation()), ("Probation (turning back)", Some(HANDOFF)));
+    goes_back(&mut s, InstanceId(1001));
+    let effects = is_aborted(&mut s, InstanceId(1001));
+    assert!(effects.contains(&Effect::Kill(Peer::Incumbent)), "{effects:?}");
+    let effects = s.handle(Input::Gone(Peer::Incumbent));
+    let spawned = effects
+        .iter()
+        .any(|e| matches!(e, Effect::Spawn(Peer::Incumbent, _, Which::Of(id)) if *id == previous));
+    assert!(spawned, "{effects:?}");
+    assert_eq!(s.probation(), Some(HANDOFF), "it ends as rolled back");
+}
+
+/// To end a server that serves for one that does not start would leave nobody.
+#[test]
+fn nobody_is_ended_for_a_build_that_did_not_come_up() {
+    let mut s = turning_back(Strategy::Exclusive, InstanceId(1000));
+    let effects = does_not_come_up(&mut s);
+    assert!(effects.iter().any(|e| matches!(e, Effect::TurnBack(_))), "{effects:?}");
+    goes_back(&mut s, InstanceId(1001));
+    let effects = does_not_come_up(&mut s);
+    assert!(!effects.contains(&Effect::Kill(Peer::Incumbent)), "{effects:?}");
+    let told = effects.iter().find_map(|e| match e {
+        Effect::Report(ended) if ended.handoff == HANDOFF => ended.reason.clone(),
+        _ => None,
+    });
+    let told = told.expect("who waits for the probation hears of it");
+    assert!(told.contains("ill") && told.contains("tried twice") && told.contains("serves on"), "{told}");
+    assert_eq!((s.state_name(), s.serving(), s.probation()), ("Idle", Some((N, NEXT)), None));
+}
+
+#[test]
+fn an_operator_calls_the_way_back_off() {
+    let mut s = turning_back(Strategy::Exclusive, InstanceId(1000));
+    let effects = give(&mut s, vec![Input::Command(Command::Abort), Input::Gone(Peer::Successor)]);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::TurnBack(_))), "{effects:?}");
+    assert_eq!((s.state_name(), s.probation()), ("Idle", None));
+    // a rollback that an operator wanted leaves the server on probation when it is aborted
+    let mut s = with_probation(Strategy::Exclusive, "Probation", Duration::from_secs(10));
+    goes_back(&mut s, InstanceId(1000));
+    let effects = does_not_come_up(&mut s);
+    assert!(effects.contains(&Effect::Arm(Timer::Probation, Duration::from_secs(10))), "{effects:?}");
+    assert_eq!((s.state_name(), s.probation()), ("Probation", Some(HANDOFF)));
+}
+
 #[test]
 fn one_bad_start_is_the_end_only_where_nobody_had_served() {
     for (served, stopped, state) in

@@ -15,6 +15,7 @@ use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Names the descriptor of the file in the environment of the new program.
 pub(super) const VARIABLE: &str = "HANDOFF_CARRIED_FD";
@@ -64,6 +65,9 @@ pub(super) struct Passed {
     /// The operator who asked.
     pub(super) client: RawFd,
     pub(super) listeners: Vec<(String, RawFd)>,
+    /// In how many milliseconds each failure that counts is forgotten. Missing where the program before did not say.
+    #[serde(default)]
+    pub(super) failures_ms: Vec<u64>,
 }
 
 impl Facts {
@@ -110,6 +114,8 @@ pub struct Carried {
     pub(in crate::supervisor) lock: OwnedFd,
     pub(in crate::supervisor) operators: Option<OwnedFd>,
     pub(in crate::supervisor) held: Option<Salvaged>,
+    /// The failures that count, each with the time until it is forgotten.
+    pub(in crate::supervisor) failures: Vec<Duration>,
 }
 
 impl Carried {
@@ -140,6 +146,7 @@ impl Carried {
             lock: take("supervisor.lock", passed.lock)?,
             operators: passed.operators.map(|n| take("the operators' socket", n)).transpose()?,
             held: Some(held),
+            failures: passed.failures_ms.into_iter().map(Duration::from_millis).collect(),
             facts,
         }))
     }
@@ -192,6 +199,14 @@ pub(super) mod tests {
     fn what_is_written_is_read() {
         let bytes = serde_json::to_vec(&facts()).expect("json");
         assert_eq!(Facts::parse(&bytes), Ok(facts()));
+    }
+
+    /// Written by a program that knew less.
+    #[test]
+    fn what_a_program_before_did_not_carry_over_is_missing() {
+        let passed = br#"{"began_ns":1,"check_ms":1.0,"lock":3,"lineage":4,"operators":null,"client":5,"listeners":[]}"#;
+        let passed: Passed = serde_json::from_slice(passed).expect("json");
+        assert!(passed.failures_ms.is_empty());
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod report;
 use super::instance::{Instance, News};
 use super::preflight::Executable;
 use super::world::World;
+use crate::machine::Timer;
 use crate::os::exec;
 use carried::{FORMAT, Facts, Passed, VARIABLE};
 use report::{ImageReport, Replacement, ReplacementReport};
@@ -153,6 +154,15 @@ impl World {
         image(self.site.version(), self.site.generation)
     }
 
+    /// In how many milliseconds each failure that counts is forgotten.
+    fn failures_ms(&self) -> Vec<u64> {
+        let counts = |(timer, left): (Timer, Duration)| match timer {
+            Timer::Forgive(_) => u64::try_from(left.as_millis()).ok(),
+            _ => None,
+        };
+        self.timers.left().filter_map(counts).collect()
+    }
+
     /// Does not return when it works.
     fn become_it(&self, program: &Executable) -> io::Result<std::convert::Infallible> {
         let Some(Replacing { client, since, .. }) = &self.replacing else {
@@ -177,6 +187,7 @@ impl World {
             operators: operators.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
             client: client.as_raw_fd(),
             listeners: listeners.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
+            failures_ms: self.failures_ms(),
         };
         let facts = exec::passable(Facts { passed: Some(passed), ..self.facts() }.to_file()?)?;
         let arguments = std::iter::once(program.path.as_os_str())

@@ -123,7 +123,7 @@ fn rival(name: &str, mut command: Command, addr: SocketAddr, megabytes: u32, our
 }
 
 /// A process that ends with its owner.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
     /// SIGTERM, and waits.
@@ -144,7 +144,7 @@ impl Drop for Running {
     }
 }
 
-fn free_addr() -> SocketAddr {
+pub(crate) fn free_addr() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("it is bound")
 }

@@ -1,4 +1,5 @@
-//! `cargo measure [freeze|backlog|hundred|all]`: what an upgrade costs clients, and that nothing wears out.
+//! `cargo measure [freeze|backlog|hundred|supervisor|all]`: what an upgrade costs clients, what deaths cost, and that
+//! nothing wears out.
 //!
 //! Promises (nothing fails, closes, is lost or grows) decide about the exit code; figures of speed are reported with
 //! their goals, since they depend on the machine. The last line is the verdict.
@@ -6,6 +7,7 @@
 mod backlog;
 mod freeze;
 mod hundred;
+mod supervisor;
 mod table;
 
 use clap::{Parser, ValueEnum};
@@ -19,7 +21,7 @@ struct Args {
     /// What to measure
     #[arg(value_enum, default_value_t = What::All)]
     what: What,
-    /// How many upgrades; default 30 for freeze, 20 for backlog, 100 for hundred
+    /// How many upgrades; default 30 for freeze, 20 for backlog, 100 for hundred, 50 rounds for supervisor
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     upgrades: Option<u32>,
     /// How much data the server holds in `freeze`, in megabytes
@@ -38,6 +40,8 @@ enum What {
     Backlog,
     /// Upgrades in a row: nothing fails, nothing grows
     Hundred,
+    /// Supervisors that die or are replaced, servers that fail on probation
+    Supervisor,
     /// All of them
     All,
 }
@@ -84,6 +88,9 @@ fn main() -> ExitCode {
     }
     if wants(What::Hundred) {
         run("hundred", &|f| hundred::measure(programs, args.upgrades.unwrap_or(100), f));
+    }
+    if wants(What::Supervisor) {
+        run("supervisor", &|f| supervisor::measure(programs, args.upgrades.unwrap_or(50), f));
     }
     println!("\nmachine: {}", machine());
     for missed in &findings.missed {
