@@ -386,7 +386,8 @@ fn an_instance_of_another_user_is_14_and_serves_on() {
     let server = rig.server_pid();
     supervisor.kill();
     let refused = finish(&mut as_user(OURS));
-    says(refused.expect_code(14), &[&format!("process {server}"), "uid 65534", "uid 65533", "next:"]);
+    let socket = rig.run_dir.join("ctl").display().to_string();
+    says(refused.expect_code(14), &[socket.as_str(), "uid 65534", "uid 65533", "next:"]);
     rig.wait_until_served();
     assert!(alive(server), "the service is untouched");
     let mut supervisor = run(as_user(THEIRS));

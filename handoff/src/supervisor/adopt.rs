@@ -11,6 +11,7 @@ use crate::os::files::Dir;
 use crate::os::listeners::{connect_unix, validate};
 use crate::os::lock::LineageLock;
 use crate::wire::{Hello, Message, Stamped, version};
+use nix::sys::socket::{getsockopt, sockopt};
 use processkit::ProcessGroup;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -104,7 +105,11 @@ pub(super) async fn meet(ctl: &Dir, ids: &[InstanceId], patience: Duration) -> V
 }
 
 async fn visit(id: InstanceId, path: &Path, patience: Duration) -> io::Result<Speaker> {
-    let mut channel = Channel::from_fd(connect_unix(path)?)?;
+    let connected = connect_unix(path)?;
+    // whoever made the listener: a supervisor of another user, whose server will not speak to us
+    let maker = getsockopt(&connected, sockopt::PeerCredentials)?;
+    trusted(maker.uid(), || "it was made".to_owned())?;
+    let mut channel = Channel::from_fd(connected)?;
     channel.want_credentials()?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no Hello within {patience:?}"));
     let received = timeout(patience, channel.recv()).await.map_err(|_| late())?.map_err(io::Error::other)?;
@@ -123,18 +128,23 @@ async fn visit(id: InstanceId, path: &Path, patience: Duration) -> io::Result<Sp
     let kernel =
         channel.first_sender().and_then(|sender| u32::try_from(sender.pid).ok()).filter(|pid| *pid > 0);
     let pid = kernel.unwrap_or(hello.pid);
-    let me = nix::unistd::geteuid();
-    if let Some(sender) = channel.first_sender()
-        && !me.is_root()
-        && ![0, me.as_raw()].contains(&sender.uid)
-    {
-        let why = format!(
-            "process {pid} runs as uid {}, this supervisor as uid {me}; next: run it as that user, or as root",
-            sender.uid
-        );
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if let Some(sender) = channel.first_sender() {
+        trusted(sender.uid, || format!("process {pid} runs"))?;
     }
     Ok(Speaker { id, channel, hello: *hello, pid })
+}
+
+/// The word of another user does not count, unless we are root or that one is.
+fn trusted(uid: u32, what: impl Fn() -> String) -> io::Result<()> {
+    let me = nix::unistd::geteuid();
+    if me.is_root() || [0, me.as_raw()].contains(&uid) {
+        return Ok(());
+    }
+    let what = what();
+    let why = format!(
+        "{what} as uid {uid}, this supervisor runs as uid {me}; next: run it as that user, or as root"
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
 /// Takes everybody over, all at the same time.

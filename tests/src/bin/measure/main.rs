@@ -69,8 +69,9 @@ impl Findings {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    println!("building handoffctl and demo-server (release) ..");
-    let programs = Programs::of(Build::Release);
+    let kind = if cfg!(debug_assertions) { "debug" } else { "release" };
+    println!("building handoffctl and demo-server ({kind}) ..");
+    let programs = Programs::of(Build::Plain);
     println!("machine: {}", machine());
     let wants = |what| args.what == what || args.what == What::All;
     let mut findings = Findings::default();
