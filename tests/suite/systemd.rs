@@ -131,6 +131,8 @@ fn without_a_store_a_client_is_refused() {
 }
 
 /// A restart with another address: what was kept for the old one is not used and not kept any longer.
+///
+/// On a busy machine the supervisor ended before its thread had said the last words, and lineage.lock stayed in the store.
 #[test]
 fn a_listener_that_is_not_asked_for_any_more_is_forgotten() {
     let (rig, mut manager) = supervised(LONG);

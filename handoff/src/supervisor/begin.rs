@@ -136,5 +136,6 @@ async fn run(mut machine: Watched, mut world: World) {
     if let Err(error) = world.site.run.unlink_if_there(CONTROL_SOCKET) {
         tracing::warn!(%error, "operators' socket");
     }
+    world.tell_the_rest();
     world.farewell();
 }

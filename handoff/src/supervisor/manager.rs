@@ -27,6 +27,9 @@ const LINEAGE: &str = "handoff-lineage";
 /// Time for the last words of a program before it is replaced.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// The same before it ends: what was not to be kept must not be found by the next one.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// The service manager that started this process, and what it kept for it.
 #[derive(Debug)]
 pub struct Manager {
@@ -160,6 +163,13 @@ impl World {
             manager.way.say(Word::Forget(LINEAGE.to_owned()));
         }
         (manager.told, manager.status) = (stage, status);
+    }
+
+    /// Waits until all was said: words that are still queued would end with this process.
+    pub(super) fn tell_the_rest(&self) {
+        if let Some(manager) = &self.manager {
+            manager.way.flush(FAREWELL);
+        }
     }
 
     /// The last words of this program before another one has its place; [`Self::tell_manager`] takes them back.
