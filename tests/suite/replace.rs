@@ -20,6 +20,19 @@ fn replace(rig: &Rig, program: &Path) -> Finished {
     rig.ctl("upgrade", &["--supervisor", "--format", "json", "--binary", program])
 }
 
+/// Waits for the word that is written right before the n-th exec.
+fn wait_for_replacement(rig: &Rig, n: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    let announced = || {
+        let log = std::fs::read_to_string(rig.log_path()).expect("a log of ours");
+        log.matches("replacing this supervisor").count()
+    };
+    while announced() < n {
+        assert!(Instant::now() < deadline, "it is not replaced\n{}", rig.log());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_supervisor_replaces_itself_without_a_failed_request() {
     let mut rig = rig();
@@ -109,6 +122,28 @@ fn a_program_that_cannot_take_over_is_14_and_the_old_one_goes_on() {
     rig.upgrade_commits();
 }
 
+/// A SIGTERM right before the exec was lost: the old program's handler had noted it, and the old program was gone. One
+/// that the new program found ended it in the middle of taking over: "nothing is left behind", and a server was.
+#[test]
+fn a_signal_to_stop_around_the_exec_is_obeyed() {
+    for _ in 0..10 {
+        let mut rig = rig();
+        let other = other(&rig);
+        let mut command =
+            rig.ctl_command("upgrade", &["--supervisor", "--binary", other.to_str().expect("ours")]);
+        let done = std::thread::scope(|scope| {
+            let asked = scope.spawn(move || finish(&mut command));
+            wait_for_replacement(&rig, 1);
+            rig.signal_supervisor(Signal::SIGTERM);
+            assert_eq!(rig.wait_supervisor(), Some(0), "{}", rig.log());
+            asked.join().expect("no panic")
+        });
+        // the old one stops and refuses, or the new one stops and has answered, or has not
+        assert!([0, 12, 14].contains(&done.code.unwrap_or(-1)), "{done:?}");
+        assert!(rig.instances().is_empty(), "nothing is left behind\n{}", rig.log());
+    }
+}
+
 /// Around the exec it is a supervisor that dies like any other: whoever is started next adopts.
 #[test]
 fn a_supervisor_that_is_killed_while_it_replaces_itself_is_adopted_from() {
@@ -116,21 +151,12 @@ fn a_supervisor_that_is_killed_while_it_replaces_itself_is_adopted_from() {
     let server = rig.server_pid();
     let load = Load::start(rig.addr, Plan { idle: 5, ..Plan::everything() });
     let other = other(&rig);
-    let announced = |rig: &Rig| {
-        let log = std::fs::read_to_string(rig.log_path()).expect("a log of ours");
-        log.matches("replacing this supervisor").count()
-    };
     for n in 1..=5 {
         let binary = other.to_str().expect("a path of ours");
         let mut command = rig.ctl_command("upgrade", &["--supervisor", "--binary", binary]);
         let done = std::thread::scope(|scope| {
             let asked = scope.spawn(move || finish(&mut command));
-            let deadline = Instant::now() + PATIENCE;
-            // written right before the exec
-            while announced(&rig) < n {
-                assert!(Instant::now() < deadline, "it is not replaced\n{}", rig.log());
-                std::thread::yield_now();
-            }
+            wait_for_replacement(&rig, n);
             rig.kill_supervisor();
             asked.join().expect("no panic")
         });

@@ -3,9 +3,9 @@
 //! Descriptors are close-on-exec from birth. What shall go through is a copy without that flag, made just before: if
 //! the exec fails the copies are dropped, and nothing has changed.
 
+use super::stop_signals;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigSet, Signal};
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::CString;
 use std::fs::File;
@@ -37,29 +37,23 @@ pub fn passable(fd: impl AsFd) -> io::Result<OwnedFd> {
 /// Executes an opened program in the place of this one: same pid, same children, same control group. All other
 /// threads end. Returns only when that did not happen, with the reason.
 ///
-/// SIGTERM and SIGINT are held back across the exec, where nobody handles them: the new program calls
-/// [`heed_signals`] once it does.
+/// SIGTERM and SIGINT wait across the exec until the new program reads them ([`super::stop_signals`]). After one that
+/// was read before there is no exec.
 #[must_use]
 pub fn replace_image(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> io::Error {
-    let held_back = stop_signals();
-    if let Err(error) = held_back.thread_block() {
-        return error.into();
-    }
+    let Some(none_is_read) = stop_signals::none_was_read() else {
+        return io::Error::other("this supervisor was told to stop");
+    };
+    let before = match stop_signals::block() {
+        Ok(before) => before,
+        Err(error) => return error,
+    };
     let Err(error) = nix::unistd::fexecve(program, arguments, environment);
-    // it fails only for numbers that are no signals
-    let _ = held_back.thread_unblock();
-    error.into()
-}
-
-/// Lets SIGTERM and SIGINT through, which [`replace_image`] may have held back in this thread. Call it when both are
-/// handled. A process that was started the usual way is not changed.
-pub fn heed_signals() {
-    // it fails only for numbers that are no signals
-    let _ = stop_signals().thread_unblock();
-}
-
-fn stop_signals() -> SigSet {
-    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+    drop(none_is_read);
+    match before.thread_set_mask() {
+        Ok(()) => error.into(),
+        Err(mask) => io::Error::other(format!("{error}; and the signal mask: {mask}")),
+    }
 }
 
 /// The monotonic clock, which goes on across an exec.
@@ -74,7 +68,9 @@ pub fn monotonic_ns() -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::stop_signals::StopSignals;
     use super::*;
+    use nix::sys::signal::{SigSet, Signal, raise};
 
     #[test]
     fn a_copy_goes_through_and_the_original_does_not() {
@@ -88,12 +84,24 @@ mod tests {
         assert_eq!(&bytes, b"what is kept");
     }
 
-    #[test]
-    fn an_exec_that_fails_returns_and_heeds_signals_again() {
+    /// One test for both: whether a signal was read is a fact about the process.
+    #[tokio::test]
+    async fn an_exec_that_fails_returns_and_after_a_signal_there_is_none() {
         let no_program = memory_file("test", b"no program at all").expect("a memfd");
-        let error = replace_image(no_program.as_fd(), &[c"x".to_owned()], &[]);
+        let before = SigSet::thread_get_mask().expect("a mask");
+        let exec = || replace_image(no_program.as_fd(), &[c"x".to_owned()], &[]);
+        let error = exec();
         assert_eq!(error.raw_os_error(), Some(libc::ENOEXEC), "{error}");
-        let mask = SigSet::thread_get_mask().expect("a mask");
-        assert!(!mask.contains(Signal::SIGTERM) && !mask.contains(Signal::SIGINT));
+        assert_eq!(SigSet::thread_get_mask().expect("a mask"), before);
+
+        StopSignals::hold_back().expect("a mask");
+        let signals = StopSignals::listen().expect("a descriptor");
+        // to this thread alone: others do not hold it back
+        raise(Signal::SIGTERM).expect("a signal");
+        assert_eq!(exec().raw_os_error(), Some(libc::ENOEXEC), "what waits goes through");
+        signals.next().await.expect("it has waited");
+        let error = exec();
+        assert!(error.to_string().contains("told to stop"), "{error}");
+        before.thread_set_mask().expect("a mask");
     }
 }

@@ -60,6 +60,7 @@ pub fn take_inherited<T>(
 pub(crate) trait Steady: AsRawFd {}
 impl Steady for OwnedFd {}
 impl Steady for std::sync::Arc<OwnedFd> {}
+impl Steady for nix::sys::signalfd::SignalFd {}
 impl Steady for std::net::TcpListener {}
 impl Steady for std::os::unix::net::UnixListener {}
 

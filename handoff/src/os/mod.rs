@@ -12,6 +12,7 @@ pub mod listeners;
 pub mod lock;
 pub mod queue;
 pub mod service_manager;
+pub mod stop_signals;
 pub mod timers;
 
 #[cfg(test)]

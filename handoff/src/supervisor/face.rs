@@ -202,7 +202,8 @@ impl Supervisor {
     }
 
     /// Reads the journal and adopts the instances that run. Call it once, before the first handoff; `None` when the
-    /// journal is new.
+    /// journal is new. Await it to its end: dropped half-way it has taken nobody over, and [`Self::shutdown`] ends
+    /// nobody.
     ///
     /// # Errors
     /// The directories cannot be used, or somebody else uses them.

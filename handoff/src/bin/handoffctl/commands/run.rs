@@ -4,11 +4,11 @@ use crate::args::{EnvArg, Run};
 use crate::exit::Exit;
 use crate::{disk, output};
 use handoff::error::Error;
+use handoff::os::stop_signals::StopSignals;
 use handoff::supervisor::{Carried, Manager, SpawnSpec, Supervisor};
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Time for the server to finish what it answers after the first signal, and after the second.
@@ -25,6 +25,11 @@ pub(crate) fn main(args: Run) -> Exit {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    // before there is any other thread
+    if let Err(e) = StopSignals::hold_back() {
+        output::complain(&format!("signals: {e}"));
+        return Exit::Internal;
+    }
     let carried = match Carried::inherit() {
         Ok(carried) => carried,
         Err(why) => {
@@ -54,16 +59,13 @@ pub(crate) fn main(args: Run) -> Exit {
 }
 
 async fn supervise(args: Run, carried: Option<Carried>, manager: Option<Manager>) -> Exit {
-    let signals =
-        signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
-    let (mut term, mut int) = match signals {
+    let signals = match StopSignals::listen() {
         Ok(signals) => signals,
         Err(e) => {
             output::complain(&format!("signals: {e}"));
             return Exit::Internal;
         }
     };
-    handoff::os::exec::heed_signals();
     let mut supervisor = Supervisor::new(&args.run_dir)
         .with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION")))
         .with_arguments(std::env::args_os().skip(1))
@@ -83,10 +85,15 @@ async fn supervise(args: Run, carried: Option<Carried>, manager: Option<Manager>
     for listen in &args.listen {
         supervisor = supervisor.with_address(listen.name.as_str(), listen.address.clone());
     }
-    let begun = tokio::select! {
-        begun = begin(&supervisor, &args) => begun,
-        // not yet serving, or still taking over: what there is, is ended
-        () = stop_asked(&mut term, &mut int) => return stop(&supervisor, &mut term, &mut int).await,
+    let begun = match take_over(&supervisor, &signals).await {
+        Taken::GivenUp => return Exit::Internal,
+        Taken::Asked(Ok(())) => return stop(&supervisor, &signals).await,
+        Taken::Asked(Err(e)) | Taken::Quietly(Err(e)) => Err(e),
+        Taken::Quietly(Ok(())) => tokio::select! {
+            begun = begin(&supervisor, &args) => begun,
+            // not yet serving: what there is, is ended
+            () = stop_asked(&signals) => return stop(&supervisor, &signals).await,
+        },
     };
     if let Err(e) = begun {
         output::complain(&format!("{e}{}", next_step(&e)));
@@ -95,7 +102,7 @@ async fn supervise(args: Run, carried: Option<Carried>, manager: Option<Manager>
         return of_error(&e);
     }
     tokio::select! {
-        () = stop_asked(&mut term, &mut int) => stop(&supervisor, &mut term, &mut int).await,
+        () = stop_asked(&signals) => stop(&supervisor, &signals).await,
         // a process that supervises nobody must not look alive to who would start it again
         () = supervisor.ended() => {
             output::complain("this supervisor came to its end by a bug: its servers live on; run the same command again to take them over");
@@ -104,10 +111,38 @@ async fn supervise(args: Run, carried: Option<Carried>, manager: Option<Manager>
     }
 }
 
-async fn begin(supervisor: &Supervisor, args: &Run) -> Result<(), Error> {
-    if let Some(journal) = supervisor.resume_from_journal().await? {
-        tracing::info!(generation = journal.generation, adopted = journal.adopted.len(), "resumed");
+/// How taking over ended.
+enum Taken {
+    Quietly(Result<(), Error>),
+    /// Somebody asked to stop meanwhile.
+    Asked(Result<(), Error>),
+    /// Somebody asked twice.
+    GivenUp,
+}
+
+/// Not to be left half-way: only who has taken the servers over can end them. Who asks to stop meanwhile waits.
+async fn take_over(supervisor: &Supervisor, signals: &StopSignals) -> Taken {
+    let taking = async {
+        if let Some(journal) = supervisor.resume_from_journal().await? {
+            tracing::info!(generation = journal.generation, adopted = journal.adopted.len(), "resumed");
+        }
+        Ok(())
+    };
+    tokio::pin!(taking);
+    tokio::select! {
+        taken = &mut taking => return Taken::Quietly(taken),
+        () = stop_asked(signals) => tracing::info!("stopping as soon as the servers are taken over"),
     }
+    tokio::select! {
+        taken = &mut taking => Taken::Asked(taken),
+        () = stop_asked(signals) => {
+            output::complain("stopped by a second signal while it took over: servers may live on; run the same command again");
+            Taken::GivenUp
+        }
+    }
+}
+
+async fn begin(supervisor: &Supervisor, args: &Run) -> Result<(), Error> {
     if let Some(dir) = &args.data_dir {
         note_data_dir(&args.run_dir, dir);
     }
@@ -136,15 +171,15 @@ fn note_data_dir(run_dir: &Path, data_dir: &Path) {
     }
 }
 
-async fn stop(supervisor: &Supervisor, term: &mut Signal, int: &mut Signal) -> Exit {
+async fn stop(supervisor: &Supervisor, signals: &StopSignals) -> Exit {
     tracing::info!(grace = ?GRACE, "stopping; a second signal shortens the grace, a third one ends at once");
     let stopped = tokio::select! {
         stopped = supervisor.shutdown(GRACE) => stopped,
-        () = stop_asked(term, int) => {
+        () = stop_asked(signals) => {
             tracing::info!(grace = ?SHORT_GRACE, "stopping faster");
             tokio::select! {
                 stopped = supervisor.shutdown(SHORT_GRACE) => stopped,
-                () = stop_asked(term, int) => {
+                () = stop_asked(signals) => {
                     output::complain("stopped by a third signal: servers may live on; run the same command again to take them over");
                     return Exit::Internal;
                 }
@@ -163,10 +198,10 @@ async fn stop(supervisor: &Supervisor, term: &mut Signal, int: &mut Signal) -> E
     }
 }
 
-async fn stop_asked(term: &mut Signal, int: &mut Signal) {
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+async fn stop_asked(signals: &StopSignals) {
+    if let Err(e) = signals.next().await {
+        tracing::error!("signals are not heard any more, kill -9 is left: {e}");
+        std::future::pending().await
     }
 }
 
