@@ -69,8 +69,8 @@ pub(crate) struct Snapshot {
     pub(crate) supervisor_fds: usize,
 }
 
-/// What was left may be on its way out.
-const GOES: Duration = Duration::from_secs(3);
+/// What was left may be on its way out: a build is being kept under a temporary name, a child is being reaped.
+const GOES: Duration = Duration::from_secs(20);
 
 impl Snapshot {
     pub(crate) fn take(rig: &Rig) -> Snapshot {
