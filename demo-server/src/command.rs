@@ -158,6 +158,9 @@ fn attempt(turn: &mut Turn<'_>, name: &[u8], args: Args<'_>) -> Done {
             command.name.to_lowercase()
         )));
     }
+    if !turn.ledger.is_writer() && matches!(command.kind, Kind::Grow | Kind::Shrink) {
+        return Err(Refusal::new("READONLY this server has not taken over yet: it writes nothing"));
+    }
     let limit = turn.server.args.max_memory;
     if limit > 0 && command.kind == Kind::Grow && turn.ledger.store().bytes() > limit {
         return Err(Refusal::new("OOM command not allowed when used memory > 'maxmemory'."));

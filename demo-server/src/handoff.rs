@@ -65,6 +65,7 @@ struct AtRest {
 impl Successor for Warm {
     type Config = Args;
     type Incumbent = Serving;
+    const CANARY: bool = true;
     const SERVICE: Service = Service {
         name: "demo-server",
         strategy: Strategy::Exclusive,
@@ -100,16 +101,47 @@ impl Successor for Warm {
         Ok(Opened { digest, data_epoch, healthy: true, loaded: self.reader.summary() })
     }
 
+    async fn canary(&mut self, connection: Connection) -> HookResult<()> {
+        let lent = Lent::new(&self.ctx, &mut self.reader);
+        let conversation = register(connection, None, &lent.server);
+        // nobody stops it: it ends with its client, or is dropped
+        let (stopped, _) = mpsc::unbounded_channel();
+        conversation.run(Arc::clone(&lent.server), stopped).await;
+        Ok(())
+    }
+
     async fn serve(self, tenure: Tenure, parked: Vec<Parked>) -> HookResult<Serving> {
-        let data_dir = self.ctx.data_dir().map(ToOwned::to_owned).unwrap_or_default();
         let (log, store, sequence) = Appender::open(self.reader)?;
-        let ledger = Ledger::new(store, sequence);
-        let server =
-            Server::new(self.ctx.config().clone(), data_dir, self.ctx.instance().to_string(), ledger);
+        let server = server_of(&self.ctx, Ledger::new(store, sequence));
         let (tasks, kept) = (Vec::new(), Vec::new());
         let mut serving = Serving { server, tasks, stopped: mpsc::unbounded_channel(), log: Some(log), kept };
         serving.begin(&tenure, parked)?;
         Ok(serving)
+    }
+}
+
+fn server_of(ctx: &Context<Args>, ledger: Ledger) -> Arc<Server> {
+    let data_dir = ctx.data_dir().map(ToOwned::to_owned).unwrap_or_default();
+    Server::new(ctx.config().clone(), data_dir, ctx.instance().to_string(), ledger)
+}
+
+/// What was loaded, lent to a server that is no writer: it refuses writes, and the store goes back as it came, however
+/// that ends.
+struct Lent<'a> {
+    reader: &'a mut Reader,
+    server: Arc<Server>,
+}
+
+impl<'a> Lent<'a> {
+    fn new(ctx: &Context<Args>, reader: &'a mut Reader) -> Self {
+        let store = std::mem::take(&mut reader.store);
+        Self { server: server_of(ctx, Ledger::new(store, reader.sequence)), reader }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.reader.store = self.server.books.lock().take_store();
     }
 }
 

@@ -54,6 +54,11 @@ impl Ledger {
         self.stamp.is_some()
     }
 
+    /// The store, for who goes on with it.
+    pub(crate) fn take_store(&mut self) -> Store {
+        std::mem::take(&mut self.store)
+    }
+
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }

@@ -17,6 +17,8 @@ pub enum Phase {
     Seal,
     /// The successor reads the tail of the log and takes the connections.
     Begin,
+    /// A request is tried on the successor, where one was named; no client reaches it yet.
+    Canary,
     /// The successor may claim: from here the claim decides.
     Commit,
     /// The successor serves; the handoff is committed.
@@ -27,12 +29,13 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of a handoff that commits; `Resolve` last.
-    pub const ALL: [Phase; 8] = [
+    pub const ALL: [Phase; 9] = [
         Phase::Spawn,
         Phase::Warm,
         Phase::Drain,
         Phase::Seal,
         Phase::Begin,
+        Phase::Canary,
         Phase::Commit,
         Phase::Active,
         Phase::Resolve,
@@ -47,6 +50,7 @@ impl Phase {
             Phase::Drain => "drain",
             Phase::Seal => "seal",
             Phase::Begin => "begin",
+            Phase::Canary => "canary",
             Phase::Commit => "commit",
             Phase::Active => "active",
             Phase::Resolve => "resolve",

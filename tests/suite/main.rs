@@ -3,6 +3,7 @@
 mod abort;
 mod alone;
 mod builds;
+mod canary;
 mod cli;
 mod connections;
 mod digest;

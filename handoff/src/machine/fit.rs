@@ -65,6 +65,16 @@ pub(super) fn no_way_back(incumbent: &Hello, successor: &Hello) -> Option<String
     })
 }
 
+/// Why no canary can be tried on N, `None` when one can.
+#[must_use]
+pub(super) fn no_canary(successor: &Hello) -> Option<String> {
+    (!successor.canary).then(|| {
+        "the new binary answers no canary (its Hello does not say so): upgrade without --canary, or build it with \
+         Successor::CANARY and a stream listener"
+            .to_owned()
+    })
+}
+
 /// Listeners of O that N would not serve.
 #[must_use]
 pub(super) fn missing_listeners(incumbent: &[ListenerName], successor: &[ListenerName]) -> Option<String> {

@@ -308,6 +308,7 @@ fn upgrade(open: FoundHandoff) -> Upgrade {
         drain_grace: times::START,
         freeze_budget: Duration::from_secs(2),
         probation: open.probation,
+        canary: false,
         way: Way::Forward,
     }
 }
@@ -348,6 +349,7 @@ mod tests {
             epoch,
             listeners: Vec::new(),
             generation: 1,
+            canary: false,
         };
         FoundInstance { hello, standing, epoch, handoff: HandoffId::NIL, peer: InstanceId::NIL }
     }

@@ -93,6 +93,8 @@ pub struct Upgrade {
     pub freeze_budget: Duration,
     /// How long the new server is on probation after it was committed; zero: not at all.
     pub probation: Duration,
+    /// A canary is tried on the new server before it may claim, and while it is on probation.
+    pub canary: bool,
     /// Which way it goes.
     pub way: Way,
 }
@@ -164,12 +166,15 @@ pub enum Hook {
     Retire,
     /// O: its own check, by the driver's clock. Never ordered by a machine: its answer is for the supervisor.
     Health,
+    /// S: the talk on the connection that went with the last `Canary`; bounded by a time of its own. N, O: answer on
+    /// it; whatever comes of that, S sees it on the connection, and the machine hears nothing.
+    Canary,
 }
 
 /// What a hook says when it ends well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Report {
-    /// Nothing to say (`Serve`, `Resume`, `Retire`, `HandOver`).
+    /// Nothing to say (`Serve`, `Resume`, `Retire`, `HandOver`, `Canary`).
     Nothing,
     /// `Warm`
     Warmed {
@@ -244,6 +249,8 @@ pub enum Timer {
     Probation,
     /// S: the new server is on probation and made no progress for the lease.
     Stall,
+    /// S: the next canary of a probation is due.
+    Canary,
 }
 
 /// An order to the driver.
@@ -423,6 +430,7 @@ impl Timer {
             Timer::Started => "started",
             Timer::Probation => "probation",
             Timer::Stall => "stall",
+            Timer::Canary => "canary",
             Timer::Active => "active",
             Timer::Silent => "silent",
             Timer::Backoff => "backoff",

@@ -8,6 +8,7 @@ use super::host::Host;
 use super::launch::{self, Error, Launch};
 use super::service::Service;
 use super::successor::Successor;
+use super::tenure::first_stream;
 use super::transfer::Stamp;
 use super::world::{Claiming, InstanceWorld, Key, Line};
 use crate::claim::{BuildDigest, Proposal};
@@ -144,6 +145,7 @@ pub(super) fn prepare<S: Successor>(
         epoch,
         listeners: all.iter().map(|(name, _)| name.clone()).collect(),
         generation: 0,
+        canary: S::CANARY && first_stream(&all).is_some(),
     };
     let progress = Progress::default();
     let (votes, voted) = mpsc::unbounded_channel();
@@ -177,6 +179,7 @@ pub(super) fn prepare<S: Successor>(
         supervisor_lost: watch::Sender::new(false),
         control: control.map(Control::new).transpose().map_err(|e| Error::start("the control socket", e))?,
         adopters: mpsc::unbounded_channel(),
+        canary: None,
         transfer: None,
         connection_format: 0,
         receiving: None,

@@ -85,6 +85,8 @@ impl InstanceWorld {
                 self.examined(result.map(drop));
                 None
             }
+            // how it went, the supervisor sees on the connection; the host has logged an error
+            Happened::Hook(Hook::Canary, _) => None,
             Happened::Hook(hook, result) => Some(self.returned(hook, result)),
             Happened::Voted(why) => {
                 self.unhealthy(why.clone());
@@ -152,6 +154,7 @@ impl InstanceWorld {
                 }
                 return Some(Input::Received(Peer::Supervisor, frame));
             }
+            Message::Canary => self.canary = received.fds.into_iter().next(),
             Message::Adopt { generation } => {
                 self.see_generation(*generation);
                 self.supervisor_lost.send_replace(false);

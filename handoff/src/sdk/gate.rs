@@ -1,6 +1,8 @@
-//! The accept gate: closes once, and knows when no accept is in flight any more.
+//! The accept gate: closes once, and knows when no accept is in flight any more. Canaries come in by it too.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
@@ -14,11 +16,15 @@ struct Inner {
     state: Mutex<State>,
     closed: watch::Sender<bool>,
     in_flight: watch::Sender<usize>,
+    /// How many connections were handed in.
+    visited: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 struct State {
     closed: bool,
+    /// Handed in by the supervisor for the listener of this name, and not accepted yet.
+    visitors: VecDeque<(String, UnixStream)>,
     /// What stands in the event loop because of this gate.
     registrations: Vec<Weak<dyn Registration>>,
 }
@@ -32,9 +38,10 @@ pub(super) trait Registration: Debug + Send + Sync {
 impl Gate {
     pub(super) fn open() -> Self {
         let inner = Inner {
-            state: Mutex::new(State { closed: false, registrations: Vec::new() }),
+            state: Mutex::new(State { closed: false, visitors: VecDeque::new(), registrations: Vec::new() }),
             closed: watch::Sender::new(false),
             in_flight: watch::Sender::new(0),
+            visited: watch::Sender::new(0),
         };
         Self(Arc::new(inner))
     }
@@ -54,6 +61,31 @@ impl Gate {
         }))
     }
 
+    /// Hands a connection in, to be accepted on the listener of this name. Closed, if the gate is.
+    pub(super) fn visit(&self, listener: &str, connection: UnixStream) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.visitors.push_back((listener.to_owned(), connection));
+            self.0.visited.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Takes a connection that was handed in for this listener; it counts as in flight until its guard is dropped.
+    pub(super) fn admit(&self, listener: &str) -> Option<(UnixStream, AcceptGuard)> {
+        let mut state = self.lock();
+        let at = state.visitors.iter().position(|(name, _)| name == listener)?;
+        let (_, connection) = state.visitors.remove(at)?;
+        self.0.in_flight.send_modify(|n| *n += 1);
+        Some((connection, AcceptGuard(self.clone())))
+    }
+
+    /// Waits until one is there that was handed in for this listener. Cancel safe.
+    pub(super) async fn visited(&self, listener: &str) {
+        let waits = || self.lock().visitors.iter().any(|(name, _)| name == listener);
+        // cannot fail: `self` holds the sender
+        let _ = self.0.visited.subscribe().wait_for(|_| waits()).await;
+    }
+
     /// Will be released when the gate closes (now, if it is closed).
     pub(super) fn register(&self, registration: Weak<dyn Registration>) {
         let mut state = self.lock();
@@ -69,6 +101,7 @@ impl Gate {
         let registrations = {
             let mut state = self.lock();
             state.closed = true;
+            state.visitors.clear();
             std::mem::take(&mut state.registrations)
         };
         for registration in registrations.iter().filter_map(Weak::upgrade) {
@@ -180,6 +213,28 @@ mod tests {
         };
         let listener = next.listener("a").expect("there");
         assert!(listener.accept().await.expect("accepts").is_some());
+    }
+
+    #[tokio::test]
+    async fn who_is_handed_in_is_accepted_on_that_listener_alone() {
+        let gate = Gate::open();
+        let (mut tenure, _) = tenure(&gate);
+        let fd = Arc::new(bind(&"127.0.0.1:0".parse().expect("address")).expect("bind"));
+        tenure.listeners.push((ListenerName::new("b").expect("name"), fd));
+        let (first, other) = (tenure.listener("a").expect("there"), tenure.listener("b").expect("there"));
+        let elsewhere = tokio::spawn(async move { other.accept().await.map(|accepted| accepted.is_some()) });
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        gate.visit("a", theirs);
+        let (connection, guard) = first.accept().await.expect("accepts").expect("open");
+        assert_eq!(connection.peer(), "unix");
+        assert_eq!(gate.in_flight(), 1);
+        drop((connection, guard, ours));
+        gate.close();
+        assert!(!elsewhere.await.expect("task").expect("no error"), "it was none of its own");
+        let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+        gate.visit("a", theirs);
+        assert!(first.accept().await.expect("no error").is_none());
+        assert_eq!(std::io::Read::read(&mut ours, &mut [0]).expect("the end"), 0, "closed at once");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! A hook that panics is a hook that failed, and the value stays; a hook that is cancelled is dropped at its await.
 
+use super::connection::Connection;
 use super::context::{Context, Disk, DrainReport, Opened};
 use super::gate::Gate;
 use super::incumbent::Incumbent;
@@ -36,6 +37,7 @@ pub(super) enum Order {
     Resume(Tenure, Vec<Parked>),
     Retire(Gate, Leaving),
     Health,
+    Canary(Connection),
 }
 
 impl Order {
@@ -50,6 +52,7 @@ impl Order {
             Order::Resume(..) => Hook::Resume,
             Order::Retire(..) => Hook::Retire,
             Order::Health => Hook::Health,
+            Order::Canary(_) => Hook::Canary,
         }
     }
 }
@@ -200,6 +203,9 @@ impl<S: Successor> Tenant<S> {
             (Order::Open(disk), Tenant::Before { value, following }) => {
                 *following = false;
                 guarded(async { value.open(disk).await }).await.map(Output::Opened)
+            }
+            (Order::Canary(connection), Tenant::Before { value, .. }) => {
+                guarded(async { value.canary(connection).await }).await.map(|()| Output::Nothing)
             }
             (Order::Serve(tenure, parked), tenant @ Tenant::Before { .. }) => {
                 let Tenant::Before { value, .. } = std::mem::replace(tenant, Tenant::Nothing) else {

@@ -4,6 +4,7 @@
 //! [`serve`] from `main`. The same program is then started by hand, by a service manager, cold by a supervisor, or as
 //! the successor of a running server; each path is written once.
 
+mod canary;
 mod connection;
 mod context;
 mod control;

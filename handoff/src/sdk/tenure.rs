@@ -165,7 +165,14 @@ impl Listener {
             tokio::select! {
                 biased;
                 () = self.gate.closed() => return Ok(None),
+                () = self.gate.visited(&self.name) => {}
                 ready = source.ready() => ready?,
+            }
+            if let Some((visitor, guard)) = self.gate.admit(&self.name) {
+                match Connection::from_unix(visitor) {
+                    Ok(connection) => return Ok(Some((connection, guard))),
+                    Err(_) => continue,
+                }
             }
             match self.gate.pass(|| source.accept()) {
                 None => return Ok(None),
@@ -229,6 +236,12 @@ fn is_transient(error: &io::Error) -> bool {
             | K::TimedOut
             | K::HostUnreachable
     )
+}
+
+/// The listener that canaries are for.
+pub(super) fn first_stream<F: AsFd>(listeners: &[(ListenerName, F)]) -> Option<&ListenerName> {
+    let stream = |fd: &F| matches!(validate(fd.as_fd()), Ok(Kind::Tcp | Kind::Unix));
+    listeners.iter().find(|(_, fd)| stream(fd)).map(|(name, _)| name)
 }
 
 /// What the seal hook is given: the accept gate is closed and no accept is in flight.

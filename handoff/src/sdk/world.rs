@@ -92,6 +92,9 @@ pub(super) struct InstanceWorld {
     pub(super) control: Option<Control>,
     pub(super) adopters: (mpsc::UnboundedSender<Adopter>, mpsc::UnboundedReceiver<Adopter>),
 
+    /// A canary that came, until the machine says what becomes of it.
+    pub(super) canary: Option<OwnedFd>,
+
     /// The transfer channel.
     pub(super) transfer: Option<Line>,
     /// Format of the connections that are received.
@@ -328,10 +331,12 @@ impl InstanceWorld {
             Hook::Retire => Order::Retire(self.gate.clone(), self.leaving()),
             Hook::Receive => return self.receive(),
             Hook::HandOver => return self.hand_over(),
+            Hook::Canary => return self.answer_canary(),
             Hook::Health => Order::Health,
         };
         // what the protocol waits for does not wait for a check
         self.host.cancel(Hook::Health);
+        self.host.cancel(Hook::Canary);
         self.host.call(order);
     }
 
@@ -484,7 +489,8 @@ impl World for InstanceWorld {
     }
 
     fn stepped(&mut self) {
-        // a handoff that was not accepted
+        // a handoff that was not accepted, a canary that is not answered
         self.candidate = None;
+        self.canary = None;
     }
 }

@@ -169,13 +169,14 @@ impl World {
     fn spec_of(&self, wanted: Wanted) -> Result<SpawnSpec> {
         let spec = match wanted {
             Wanted::Spec(spec) => spec,
-            Wanted::Operator { binary, times, probation, one_way, wait } => {
+            Wanted::Operator { binary, times, probation, one_way, wait, canary } => {
                 let unknown = || Error::Invalid("no program is configured: start one first".to_owned());
                 let configured = self.configured.as_ref().ok_or_else(unknown)?;
                 let mut spec = configured.spec.clone();
                 if let Some(binary) = binary {
                     spec.binary = binary;
                 }
+                spec.canary = canary;
                 spec.probation(probation).one_way(one_way).wait_probation(wait).within(times)
             }
             // which program that is, is found out
@@ -278,6 +279,10 @@ impl World {
             let checked = spec.resolve().and_then(|path| Executable::open(&path));
             let (placed, warnings) = place.judged();
             let checked = checked.and_then(|executable| placed.map(|()| executable));
+            let checked = checked.and_then(|executable| match &spec.canary {
+                Some(canary) => canary.check_program().map(|()| executable),
+                None => Ok(executable),
+            });
             let checked = checked
                 .and_then(|executable| keep(&builds, successor, &Build { executable, spec }))
                 .map(Arc::new);
@@ -322,6 +327,7 @@ impl World {
             drain_grace: ask.spec.drain_grace,
             freeze_budget: ask.spec.freeze_budget,
             probation: ask.spec.probation,
+            canary: ask.spec.canary.is_some(),
             way: ask.way,
         };
         let new = InstanceReport {
@@ -330,6 +336,7 @@ impl World {
             ..InstanceReport::default()
         };
         ask.build = Some(build);
+        self.cage.canary.clone_from(&ask.spec.canary);
         let old = self.incumbent.as_ref().map(Instance::report).unwrap_or_default();
         for warning in &warnings {
             tracing::warn!(%handoff, warning, "preflight");

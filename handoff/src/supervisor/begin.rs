@@ -90,6 +90,7 @@ pub(super) async fn begin(
         tell,
         watch: None,
         transfer: None,
+        cage: super::canary::Cage::default(),
         builds: BTreeMap::new(),
         configured: None,
         starting: None,
@@ -105,7 +106,6 @@ pub(super) async fn begin(
         grace: crate::crash::scaled(GRACE),
         last_exit: None,
         journal_trouble: None,
-        missed: VecDeque::new(),
         cleaned: leftovers.told(),
     };
     // who serves now may have to be started again, from the same build

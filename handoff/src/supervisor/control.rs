@@ -1,7 +1,7 @@
 //! The operator socket: many clients at once, each in a task of its own, so that a silent one blocks nobody.
 
 use super::orders::{Aborted, Handle, Order, PhaseEvent, Refusal, Times, Wanted};
-use super::protocol::{MAX_LINE, Reply, Request};
+use super::protocol::{CanaryRequest, MAX_LINE, Reply, Request};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -82,10 +82,17 @@ async fn client(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
             probation_ms,
             one_way,
             wait_probation: wait,
+            canary,
         }) => {
             let times = times(drain_grace_ms, freeze_budget_ms, deadline_ms);
             let probation = Duration::from_millis(probation_ms);
-            upgrade(&mut stream, handle, Wanted::Operator { binary, times, probation, one_way, wait }).await?
+            match canary.map(CanaryRequest::parse).transpose() {
+                Ok(canary) => {
+                    let wanted = Wanted::Operator { binary, times, probation, one_way, wait, canary };
+                    upgrade(&mut stream, handle, wanted).await?
+                }
+                Err(why) => Reply::Error { message: format!("canary: {why}") },
+            }
         }
         Ok(Request::Rollback { drain_grace_ms, freeze_budget_ms, deadline_ms }) => {
             let times = times(drain_grace_ms, freeze_budget_ms, deadline_ms);
@@ -142,8 +149,7 @@ async fn write(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     }
 }
 
-/// Sees an upgrade through. An error means that the client is gone, and the upgrade goes on without it; or that nobody
-/// is there who could answer, and the client is left without one.
+/// Sees an upgrade through. An error means that the client is gone: the upgrade goes on without it.
 async fn upgrade(stream: &mut UnixStream, handle: &Handle, wanted: Wanted) -> io::Result<Reply> {
     let (phases, mut events) = mpsc::unbounded_channel();
     let (reply, mut answer) = oneshot::channel();
@@ -162,8 +168,7 @@ async fn upgrade(stream: &mut UnixStream, handle: &Handle, wanted: Wanted) -> io
         Ok(Ok(done)) => Reply::Result { report: Box::new(done.report) },
         Ok(Err(Refusal::Busy(id))) => Reply::Busy { handoff_id: id.to_string() },
         Ok(Err(Refusal::Error(error))) => Reply::Error { message: error.to_string() },
-        // nobody supervises any more, so nobody knows here how it ends: the same as a supervisor that is killed
-        Err(_) => return Err(io::Error::other("the supervisor came to its end")),
+        Err(_) => Reply::Error { message: "the supervisor stops: ask status later".to_owned() },
     })
 }
 

@@ -224,6 +224,7 @@ impl World {
             News::Checked(handoff, result, warnings) => self.checked(handoff, result, warnings),
             News::Configured(build) => self.configured(build),
             News::Kept(id, build) => self.build_kept(id, build),
+            News::Tried(flight, how) => self.tried(flight, how),
             News::Reviewed(reviewed) => self.reviewed(reviewed),
             News::Claimed(epoch, owner) => self.inputs.push_back(Input::Claimed(epoch, Some(owner))),
         }
@@ -234,9 +235,6 @@ impl World {
         self.heart += 1;
         self.arrivals.look();
         self.beats.arm(Beat::Heart, Self::heartbeat());
-        if let Err(error) = self.catch_up() {
-            self.journal_trouble = Some(error.to_string());
-        }
         let message = Message::Heartbeat { progress: self.heart };
         let frame = Stamped { handoff: HandoffId::NIL, epoch: Epoch::ZERO, message };
         let slots = self.incumbent.iter().chain(&self.successor).chain(self.retiring.values());

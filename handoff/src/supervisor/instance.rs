@@ -33,6 +33,8 @@ pub(super) enum News {
     Kept(InstanceId, Arc<Build>),
     /// The epoch that was watched is claimed.
     Claimed(Epoch, InstanceId),
+    /// How the canary of this number went.
+    Tried(u64, Result<(), String>),
     /// The program that shall replace this supervisor was checked.
     Reviewed(Result<Executable, String>),
 }

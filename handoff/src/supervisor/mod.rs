@@ -20,11 +20,13 @@
 //! | `progress`, `report`, `status` | what people see |
 //! | `replace` | another program in the place of this supervisor |
 //! | `control`, `protocol` | the operator socket |
+//! | `canary` | a request tried on a new server |
 
 mod adopt;
 mod ask;
 mod begin;
 mod builds;
+mod canary;
 mod control;
 mod events;
 mod face;
@@ -51,6 +53,7 @@ mod view;
 mod world;
 
 pub use crate::machine::Restarts;
+pub use canary::Canary;
 pub use face::{HandoffOutcome, StateJournal, Supervisor};
 pub use manager::Manager;
 pub use options::SpawnSpec;

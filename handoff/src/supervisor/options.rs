@@ -1,5 +1,6 @@
 //! What to start and how long it may take.
 
+use super::canary::Canary;
 use super::orders::Times;
 use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
@@ -22,6 +23,7 @@ pub struct SpawnSpec {
     pub(super) probation: Duration,
     pub(super) one_way: bool,
     pub(super) wait_probation: bool,
+    pub(super) canary: Option<Canary>,
 }
 
 impl SpawnSpec {
@@ -38,6 +40,7 @@ impl SpawnSpec {
             probation: Duration::from_secs(10),
             one_way: false,
             wait_probation: false,
+            canary: None,
         }
     }
 
@@ -120,6 +123,17 @@ impl SpawnSpec {
         self
     }
 
+    /// Tries this on the new server when it is ready and before it may claim: no client can reach it yet, and it writes
+    /// nothing. Another answer than the expected one ends the handoff, and the incumbent serves on. On probation it is
+    /// tried again every two seconds, and a wrong answer takes the service back. The server has to know canaries
+    /// ([`Successor::CANARY`](crate::sdk::Successor::CANARY)); one that does not is refused before the incumbent is
+    /// touched.
+    #[must_use]
+    pub fn canary(mut self, canary: Canary) -> Self {
+        self.canary = Some(canary);
+        self
+    }
+
     /// Refuses what cannot be given to a process.
     pub(super) fn check(&self) -> Result<()> {
         for (key, value) in &self.env {
@@ -141,7 +155,10 @@ impl SpawnSpec {
         if self.deadline.is_zero() || self.freeze_budget.is_zero() {
             return Err(Error::Invalid("deadline and freeze budget must be longer than zero".to_owned()));
         }
-        Ok(())
+        match &self.canary {
+            Some(canary) => canary.check(self.freeze_budget).map_err(Error::Invalid),
+            None => Ok(()),
+        }
     }
 
     /// The path of the program as it is to be opened now.
@@ -176,6 +193,8 @@ impl fmt::Debug for SpawnSpec {
             .field("probation", &self.probation)
             .field("one_way", &self.one_way)
             .field("wait_probation", &self.wait_probation)
+            // it may hold a password
+            .field("canary", &self.canary.is_some())
             .finish()
     }
 }

@@ -1,5 +1,6 @@
 //! What the face and the operators ask of the supervisor's loop, and what it tells them.
 
+use super::canary::Canary;
 use super::options::SpawnSpec;
 use super::replace::report::ReplacementReport;
 use super::report::{HandoffReport, StatusReport};
@@ -66,7 +67,14 @@ pub(super) enum Wanted {
     /// Exactly this.
     Spec(SpawnSpec),
     /// The configured program, or another one, with the configured arguments and environment.
-    Operator { binary: Option<PathBuf>, times: Times, probation: Duration, one_way: bool, wait: bool },
+    Operator {
+        binary: Option<PathBuf>,
+        times: Times,
+        probation: Duration,
+        one_way: bool,
+        wait: bool,
+        canary: Option<Canary>,
+    },
     /// The build before the one that serves.
     Back { times: Times },
 }

@@ -66,6 +66,7 @@ impl Progress {
             new: None,
             phases: Vec::new(),
             freeze_ms: None,
+            canary_ms: None,
             connections: ConnectionsReport::default(),
             peak_queue: None,
             ended_unix_ms: unix_ms(),
@@ -137,6 +138,7 @@ impl Progress {
     pub(super) fn end(mut self, ended: &Ended, now: Instant) -> HandoffReport {
         self.leave(now);
         let committed = matches!(ended.outcome, Outcome::Committed | Outcome::RolledBack);
+        let canary = self.phases.iter().find(|(phase, _)| *phase == Phase::Canary);
         let freeze = self.seal.zip(self.active).filter(|_| committed);
         HandoffReport {
             schema: SCHEMA,
@@ -153,6 +155,7 @@ impl Progress {
                 .map(|(phase, took)| PhaseReport { name: phase.name().to_owned(), ms: ms(*took) })
                 .collect(),
             freeze_ms: freeze.map(|(seal, active)| ms(active.saturating_duration_since(seal))),
+            canary_ms: canary.map(|(_, took)| ms(*took)),
             peak_queue: self.peak_queue,
             ended_unix_ms: unix_ms(),
             warnings: self.warnings,
@@ -206,6 +209,7 @@ pub(super) fn note(phase: Phase) -> &'static str {
         Phase::Drain => "the incumbent brings its unsaved data down and serves on",
         Phase::Seal => "the incumbent stops writing and parks its connections",
         Phase::Begin => "the successor reads the rest and takes the connections",
+        Phase::Canary => "a request is tried on the successor, clients wait",
         Phase::Commit => "the successor claims the next epoch",
         Phase::Active => "the successor serves",
         Phase::Resolve => "finding out who owns the next epoch",
@@ -254,6 +258,7 @@ mod tests {
         assert_eq!((handed_over, drained, lost), (Some(5), Some(1), Some(1)));
         let phases: Vec<_> = report.phases.iter().map(|p| (p.name.as_str(), p.ms)).collect();
         assert_eq!(phases, [("spawn", 10.0), ("drain", 2.0), ("seal", 4.0)]);
+        assert_eq!(report.canary_ms, None);
     }
 
     #[test]
@@ -272,9 +277,18 @@ mod tests {
     }
 
     #[test]
+    fn the_canary_has_its_time() {
+        let start = Instant::now();
+        let mut p = walked(start);
+        assert!(p.enter(Phase::Canary, after(start, 13)));
+        assert!(p.enter(Phase::Commit, after(start, 14)));
+        assert_eq!(p.end(&ended(Outcome::Committed), after(start, 16)).canary_ms, Some(1.0));
+    }
+
+    #[test]
     fn what_is_unknown_is_null() {
         let json = serde_json::to_value(Progress::nothing("no such file")).expect("json");
-        for key in ["handoff_id", "epoch", "old", "new", "freeze_ms", "peak_queue"] {
+        for key in ["handoff_id", "epoch", "old", "new", "freeze_ms", "canary_ms", "peak_queue"] {
             assert!(json[key].is_null(), "{key}");
         }
         assert_eq!(json["schema"], 1);

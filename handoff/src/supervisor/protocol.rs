@@ -3,10 +3,12 @@
 //! A client sends one [`Request`] and reads [`Reply`] lines until the final one; then either side closes. The
 //! socket is 0600 and peers are checked by uid. It is not a stable interface: programs use `handoffctl --format json`.
 
+use super::canary::Canary;
 use super::replace::report::ReplacementReport;
 use super::report::{HandoffReport, StatusReport};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The longest line either side accepts, in bytes.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -34,6 +36,10 @@ pub enum Request {
         /// The result is given when the probation has ended.
         #[serde(default)]
         wait_probation: bool,
+        /// What is tried on the new server. Ask [`Request::Status`] first whether this supervisor knows canaries:
+        /// an older one would not see this.
+        #[serde(default)]
+        canary: Option<CanaryRequest>,
     },
     /// Go back to the build before. Phases follow as they happen, then the result.
     Rollback {
@@ -53,6 +59,40 @@ pub enum Request {
     Abort,
     /// How everything stands.
     Status,
+}
+
+/// A canary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CanaryRequest {
+    /// What is sent and what is expected, or a program.
+    #[serde(flatten)]
+    pub what: CanaryKind,
+    /// Time for it.
+    pub timeout_ms: u64,
+}
+
+/// What a canary is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryKind {
+    /// `SEND=>EXPECT`, with escapes.
+    Exchange(String),
+    /// Absolute path of a program.
+    Program(PathBuf),
+}
+
+impl CanaryRequest {
+    /// The canary.
+    ///
+    /// # Errors
+    /// What is wrong with its text.
+    pub fn parse(self) -> Result<Canary, String> {
+        let canary = match self.what {
+            CanaryKind::Exchange(text) => text.parse()?,
+            CanaryKind::Program(path) => Canary::program(path),
+        };
+        Ok(canary.timeout(Duration::from_millis(self.timeout_ms)))
+    }
 }
 
 /// What the supervisor answers.

@@ -29,6 +29,9 @@ pub struct HandoffReport {
     pub phases: Vec<PhaseReport>,
     /// SealRequest sent to Active received, on the supervisor's clock, in milliseconds.
     pub freeze_ms: Option<f64>,
+    /// How long the canary took before the commit; part of `freeze_ms`. Null when none was tried.
+    #[serde(default)]
+    pub canary_ms: Option<f64>,
     /// What became of the connections.
     pub connections: ConnectionsReport,
     /// Longest accept queue seen over the freeze.
@@ -121,6 +124,9 @@ pub struct SupervisorReport {
     pub version: String,
     /// The name given by `--name`.
     pub name: Option<String>,
+    /// It knows canaries.
+    #[serde(default)]
+    pub canary: bool,
 }
 
 /// A handoff that has not ended.

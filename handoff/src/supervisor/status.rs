@@ -26,6 +26,7 @@ impl World {
                 generation: self.site.generation,
                 version: self.site.version(),
                 name: self.site.name.clone(),
+                canary: true,
             }),
             state: state.to_owned(),
             reason,
@@ -68,7 +69,7 @@ impl World {
             "Starting" | "Pausing" | "Emptying" | "StartFailed" if view.handoff.is_none() => {
                 ("starting", starts_again().or_else(waits_for))
             }
-            "Idle" | "Probation" => ("serving", trouble),
+            "Idle" | "Probation" | "Probation (canary)" => ("serving", trouble),
             "Probation (turning back)" => ("upgrading", waits_for()),
             _ if self.ask.is_some() => ("upgrading", waits_for()),
             _ => ("recovering", waits_for()),

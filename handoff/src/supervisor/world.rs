@@ -1,6 +1,7 @@
 //! What the supervisor's machine sees and moves: instances, timers, claims, the journal.
 
 use super::ask::{Ask, Starting};
+use super::canary::Cage;
 use super::guest::Streams;
 use super::instance::{Instance, News, Tell};
 use super::manager::Manager;
@@ -14,7 +15,7 @@ use super::view::Window;
 use crate::driver;
 use crate::ids::{Epoch, InstanceId};
 use crate::journal::{Journal, Record};
-use crate::machine::{Effect, Ended, Input, Outcome, Peer, Step, Timer, times};
+use crate::machine::{Effect, Ended, Hook, Input, Outcome, Peer, Step, Timer, times};
 use crate::os::builds::Builds;
 use crate::os::channel::Channel;
 use crate::os::claims::Claims;
@@ -33,9 +34,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
-
-/// Records that are kept for a journal that does not take them.
-const MISSED: usize = 64;
 
 /// Own timers of the world, beside the machine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +97,7 @@ pub(super) struct World {
     pub(super) watch: Option<AbortHandle>,
     /// The incumbent's end of the transfer channel, until it is told of the handoff.
     pub(super) transfer: Option<OwnedFd>,
+    pub(super) cage: Cage,
     /// The builds of the instances that live and of the one that the highest claim names.
     pub(super) builds: BTreeMap<InstanceId, Arc<Build>>,
     /// What `start` was given.
@@ -120,8 +119,6 @@ pub(super) struct World {
     pub(super) last_exit: Option<String>,
     /// Why the journal is behind.
     pub(super) journal_trouble: Option<String>,
-    /// Records that the journal did not take, oldest first, at most [`MISSED`].
-    pub(super) missed: VecDeque<Record>,
     /// What this supervisor removed when it began.
     pub(super) cleaned: Vec<String>,
 }
@@ -186,32 +183,20 @@ impl World {
         if crate::crash::planted("O10") && record.name() == "ended" {
             return Ok(());
         }
-        match self.catch_up().and_then(|()| self.journal.append(&record)) {
-            Ok(()) => Ok(()),
+        match self.journal.append(&record) {
+            Ok(()) => {
+                self.journal_trouble = None;
+                Ok(())
+            }
             Err(error) if record.is_essential() => {
                 Err(driver::Failure { step: Step::Persist, why: error.to_string() })
             }
             Err(error) => {
                 tracing::warn!(%error, record = record.name(), "the journal is behind");
                 self.journal_trouble = Some(error.to_string());
-                self.missed.push_back(record);
-                if self.missed.len() > MISSED {
-                    self.missed.pop_front();
-                }
                 Ok(())
             }
         }
-    }
-
-    /// What the journal did not take is written, in its order, as soon as it takes it: a handoff that has ended must
-    /// not stay open there until the next one.
-    pub(super) fn catch_up(&mut self) -> Result<(), crate::journal::JournalError> {
-        while let Some(record) = self.missed.front() {
-            self.journal.append(record)?;
-            self.missed.pop_front();
-        }
-        self.journal_trouble = None;
-        Ok(())
     }
 
     fn owner(&self, epoch: Epoch) -> Option<InstanceId> {
@@ -285,6 +270,7 @@ impl World {
     /// The descriptors that a message names.
     fn attached(&mut self, peer: Peer, message: &Message) -> std::io::Result<Vec<Arc<OwnedFd>>> {
         match message {
+            Message::Canary => Ok(vec![Arc::new(self.open_cage()?)]),
             Message::HelloAck(_) if peer == Peer::Successor => {
                 let (incumbents, successors) = Channel::pair()?;
                 self.transfer = Some(incumbents);
@@ -414,6 +400,8 @@ impl driver::World for World {
             Effect::Terminate(peer) => return Ok(self.end(peer, Some(self.grace))),
             Effect::Promote => self.promote(),
             Effect::Report(ended) => self.report(ended).await,
+            Effect::Call(Hook::Canary) => self.let_fly(),
+            Effect::Cancel(Hook::Canary) => self.call_back(),
             // an instance's own
             Effect::Propose
             | Effect::Claim(_)
@@ -468,6 +456,7 @@ pub(super) fn trace(message: &Message, frame: &Stamped) {
         Message::SealComplete { .. } => line!("handoff.seal_complete"),
         Message::Begin { .. } => line!("handoff.begin"),
         Message::Ready { .. } => line!("handoff.ready"),
+        Message::Canary => line!("handoff.canary"),
         Message::Commit => line!("handoff.commit"),
         Message::Active { .. } => line!("handoff.active"),
         Message::Abort { .. } | Message::SealFailed { .. } => line!("handoff.abort"),

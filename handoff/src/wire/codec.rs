@@ -74,9 +74,12 @@ pub(super) fn payload(message: &Message) -> Result<Vec<u8>, WireError> {
             connection_format,
         } => encode((successor.0, deadline_ms, drain_grace_ms, freeze_budget_ms, connection_format)),
         Message::Drained { open } => encode(open),
-        Message::SealRequest | Message::Commit | Message::Started | Message::Resolve | Message::Retiring => {
-            Vec::new()
-        }
+        Message::SealRequest
+        | Message::Canary
+        | Message::Commit
+        | Message::Started
+        | Message::Resolve
+        | Message::Retiring => Vec::new(),
         Message::SealProgress { progress } | Message::Heartbeat { progress } => encode(progress),
         Message::SealComplete { digest, connections } => encode((checked(digest)?, connections)),
         Message::SealFailed { error } => encode(text(error)),
@@ -158,6 +161,7 @@ pub(super) fn message(kind: u16, payload: &[u8]) -> Result<Message, WireError> {
                 connections,
             }
         }
+        number::CANARY => from.nothing(Message::Canary)?,
         number::COMMIT => from.nothing(Message::Commit)?,
         number::STARTED => from.nothing(Message::Started)?,
         number::ACTIVE => Message::Active { epoch: Epoch(from.decode()?) },

@@ -8,6 +8,7 @@
 //!           wire_min u16  wire_max u16  pid u32  instance u128  epoch u64  generation u64
 //!           1 build  2 service  3 state formats  4 connection formats  5 owner.lock dev u64 ino u64, optional
 //!           6 listener name, any number; formats: writes u32, then reads u32 each
+//!           7 answers canaries, empty, optional
 //! HelloAck  version u16  lease_ms u32  freeze_budget_ms u32  deadline_ms u32  generation u64  incumbent u128
 //!           connection_format u32
 //! Refused   what u16
@@ -28,6 +29,7 @@ const STATE: u16 = 3;
 const CONNECTIONS: u16 = 4;
 const OWNER_LOCK: u16 = 5;
 const LISTENER: u16 = 6;
+const CANARY: u16 = 7;
 
 const WHY: u16 = 1;
 
@@ -56,6 +58,9 @@ pub(super) fn write_hello(hello: &Hello) -> Result<Vec<u8>, WireError> {
     for name in &hello.listeners {
         field(&mut out, LISTENER, name.as_str().as_bytes());
     }
+    if hello.canary {
+        field(&mut out, CANARY, &[]);
+    }
     Ok(out)
 }
 
@@ -71,7 +76,7 @@ pub(super) fn read_hello(payload: &[u8]) -> Result<Hello, WireError> {
     let generation = u64::from_le_bytes(from.take("generation")?);
 
     let (mut build, mut service, mut state, mut connections, mut owner_lock) = (None, None, None, None, None);
-    let mut listeners = Vec::new();
+    let (mut listeners, mut canary) = (Vec::new(), None);
     while let Some((tag, mut value)) = from.field()? {
         match tag {
             BUILD => value.once("build", &mut build, |v| v.text("the build id", MAX_BUILD))?,
@@ -85,6 +90,7 @@ pub(super) fn read_hello(payload: &[u8]) -> Result<Hello, WireError> {
                 let ino = u64::from_le_bytes(v.take("owner.lock")?);
                 Ok(FileId { dev, ino })
             })?,
+            CANARY => value.once("canary", &mut canary, |_| Ok(()))?,
             LISTENER => {
                 at_most("Hello", "the list of listeners", listeners.len() + 1, MAX_LIST)?;
                 let name = value.text("a listener name", 64)?;
@@ -109,6 +115,7 @@ pub(super) fn read_hello(payload: &[u8]) -> Result<Hello, WireError> {
         epoch,
         listeners,
         generation,
+        canary: canary.is_some(),
     })
 }
 
@@ -300,6 +307,7 @@ mod tests {
             epoch: Epoch(3),
             listeners: vec![],
             generation: 4,
+            canary: false,
         }
     }
 

@@ -37,10 +37,11 @@ pub(super) mod number {
     pub(crate) const PARKED_ACK: u16 = 26;
     pub(crate) const END: u16 = 27;
     pub(crate) const UNHEALTHY: u16 = 28;
+    pub(crate) const CANARY: u16 = 29;
 }
 
 /// Index + 1 is the type number.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "Hello",
     "HelloAck",
     "Refused",
@@ -69,6 +70,7 @@ const NAMES: [&str; 28] = [
     "ParkedAck",
     "End",
     "Unhealthy",
+    "Canary",
 ];
 
 /// The type number of `PrepareHandoff`, for the refusal of one that is no longer at hand.
@@ -107,6 +109,7 @@ impl Message {
             Message::ParkedAck { .. } => number::PARKED_ACK,
             Message::End { .. } => number::END,
             Message::Unhealthy { .. } => number::UNHEALTHY,
+            Message::Canary => number::CANARY,
         }
     }
 
@@ -119,8 +122,8 @@ impl Message {
     /// Whether a receiver that does not know this type must refuse it instead of skipping it.
     ///
     /// All that changes a state is critical. Signs of life are not: to skip one costs nothing. Nor is
-    /// `Unhealthy`: a supervisor that does not know it has no probation. Nor is `Refused`: a
-    /// refusal that is refused would go on for ever.
+    /// `Unhealthy`: a supervisor that does not know it has no probation. Nor is `Canary`: skipped it is not answered,
+    /// and that says it. Nor is `Refused`: a refusal that is refused would go on for ever.
     #[must_use]
     pub fn is_critical(&self) -> bool {
         !matches!(
@@ -128,6 +131,7 @@ impl Message {
             Message::SealProgress { .. }
                 | Message::Heartbeat { .. }
                 | Message::Unhealthy { .. }
+                | Message::Canary
                 | Message::Refused(_)
         )
     }
@@ -136,11 +140,13 @@ impl Message {
     ///
     /// Ranges where it depends on who is spoken to: `HelloAck` brings the transfer channel to a successor only;
     /// `PrepareHandoff` brings N's pidfd and O's end of the transfer channel, and `cgroup.kill` and `cgroup.events`
-    /// where there are cgroups; `Adopted` brings the lineage lock, if there is data, and the listeners.
+    /// where there are cgroups; `Adopted` brings the lineage lock, if there is data, and the listeners; `Canary` a
+    /// connection.
     #[must_use]
     pub fn descriptors(&self) -> RangeInclusive<usize> {
         match self {
             Message::HelloAck(_) => 0..=1,
+            Message::Canary => 1..=1,
             Message::PrepareHandoff { .. } => 2..=4,
             Message::Adopted { .. } => 0..=MAX_DESCRIPTORS,
             Message::Parked { entries, .. } => entries.len()..=entries.len(),

@@ -92,6 +92,8 @@ pub struct Hello {
     pub listeners: Vec<ListenerName>,
     /// Highest supervisor generation it has seen.
     pub generation: u64,
+    /// It answers canaries.
+    pub canary: bool,
 }
 
 /// The supervisor's answer to `Hello`. Frozen encoding. For a successor: start warming; its end of the transfer
@@ -222,6 +224,10 @@ pub enum Message {
         /// Connections it received.
         connections: u64,
     },
+    /// S -> N between Ready and Commit, S -> O on probation: answer on the connection that comes with it as if a
+    /// client had made it; before the claim nothing is written for it. Sent only to who said in Hello that it can.
+    /// Lost: the connection ends, which is no good answer.
+    Canary,
     /// S -> N: permission to claim. Lost: N claims by itself 3 s after it lost S.
     Commit,
     /// N -> O on the transfer channel, after the claim's fsync and before the first read or accept.
@@ -325,6 +331,7 @@ impl Message {
             Message::SealFailed { .. } => "SealFailed",
             Message::Begin { .. } => "Begin",
             Message::Ready { .. } => "Ready",
+            Message::Canary => "Canary",
             Message::Commit => "Commit",
             Message::Started => "Started",
             Message::Active { .. } => "Active",

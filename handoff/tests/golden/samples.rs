@@ -49,6 +49,7 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         epoch: Epoch(41),
         listeners: listeners(),
         generation: 12,
+        canary: false,
     };
     let bare = Hello {
         role: Role::Retiring,
@@ -58,7 +59,9 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         state: Formats::default(),
         ..hello.clone()
     };
+    let canary = Hello { canary: true, ..hello.clone() };
     let mut messages = vec![
+        ("Hello.canary".to_owned(), Message::Hello(Box::new(canary))),
         ("Hello".to_owned(), Message::Hello(Box::new(hello))),
         ("Hello.bare".to_owned(), Message::Hello(Box::new(bare))),
         ("Begin.overlap".to_owned(), Message::Begin { digest: None }),
@@ -124,6 +127,7 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         Message::ParkedAck { received: 101 },
         Message::End { connections: 102 },
         Message::Unhealthy { why: "the disk is slow".into() },
+        Message::Canary,
     ];
     messages.extend(plain.map(|message| (message.name().to_owned(), message)));
     messages

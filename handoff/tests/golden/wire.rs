@@ -19,11 +19,11 @@ fn frames() {
 #[test]
 fn every_message_has_a_sample_and_a_number_of_its_own() {
     let numbers: BTreeSet<u16> = messages().iter().map(|(_, message)| message.kind()).collect();
-    assert_eq!(numbers, (1..=28).collect());
+    assert_eq!(numbers, (1..=29).collect());
     for (_, message) in messages() {
         assert_eq!(Message::name_of(message.kind()), Some(message.name()));
     }
-    assert_eq!(Message::name_of(29), None);
+    assert_eq!(Message::name_of(30), None);
     assert_eq!(Message::name_of(0), None);
 }
 
@@ -31,7 +31,7 @@ fn every_message_has_a_sample_and_a_number_of_its_own() {
 fn what_may_be_skipped_changes_no_state() {
     let skippable: BTreeSet<_> =
         messages().iter().filter(|(_, m)| !m.is_critical()).map(|(_, m)| m.name()).collect();
-    assert_eq!(skippable, BTreeSet::from(["SealProgress", "Heartbeat", "Unhealthy", "Refused"]));
+    assert_eq!(skippable, BTreeSet::from(["SealProgress", "Heartbeat", "Unhealthy", "Canary", "Refused"]));
 }
 
 #[test]

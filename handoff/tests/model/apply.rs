@@ -123,6 +123,7 @@ fn supervisor_input(w: &mut World, act: Act, rules: &Rules) -> Option<Input> {
             drain_grace: Duration::from_secs(60),
             freeze_budget: Duration::from_secs(2),
             probation: if rules.probation { WINDOW } else { Duration::ZERO },
+            canary: rules.canary,
             way,
         }))
     };
@@ -180,6 +181,17 @@ fn supervisor_input(w: &mut World, act: Act, rules: &Rules) -> Option<Input> {
         Act::NoWayBack => {
             r.turning = None;
             Input::Failed(Step::TurnBack, String::new())
+        }
+        Act::Sung => {
+            let id = r.canary.take()?;
+            let answered = w.live(id).is_some_and(|live| live.sings) || rules.is(Mutant::CanaryIgnored);
+            let report = if answered { Ok(Report::Nothing) } else { Err(String::new()) };
+            Input::Done(Hook::Canary, report)
+        }
+        Act::Hoarse => {
+            let n = r.canary.take().and_then(|id| w.index(id))?;
+            w.ghost.hurt |= 1 << n;
+            Input::Done(Hook::Canary, Err(String::new()))
         }
         Act::AbortOrder => Input::Command(Command::Abort),
         Act::Expired(timer) => {
@@ -396,7 +408,7 @@ fn hook_done(w: &mut World, n: usize, hook: Hook, revision: u8, stamped: Epoch) 
             }
             Report::Nothing
         }
-        Hook::Serve | Hook::Resume | Hook::Retire | Hook::Health => Report::Nothing,
+        Hook::Serve | Hook::Resume | Hook::Retire | Hook::Health | Hook::Canary => Report::Nothing,
     };
     Some(Input::Done(hook, Ok(report)))
 }

@@ -321,7 +321,7 @@ pub(crate) fn reach(before: &World, after: &World, mv: Move, seen: &Seen, reache
             if mv.act == Act::Recover
                 && let Some(r) = after.running()
             {
-                reached.watched_again |= r.machine.state_name() == "Probation";
+                reached.watched_again |= r.machine.state_name().starts_with("Probation");
                 reached.adopted_active_successor |=
                     r.machine.upgrade_possible() && r.incumbent.is_some_and(successor);
             }

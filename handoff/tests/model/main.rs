@@ -51,6 +51,7 @@ fn hello(instance: InstanceId, role: Role, epoch: Epoch, build: u8, rules: &Rule
         epoch,
         listeners: Vec::new(),
         generation: 0,
+        canary: rules.canary,
     }
 }
 
@@ -207,6 +208,32 @@ fn overlap_on_probation() {
     let found = run(Rules { probation: true, ..Rules::overlap(true, 1, Kinds::ALL) });
     kept(&found);
     assert!(found.reached.rolled_back && found.reached.rolled_back_from_disk);
+}
+
+/// A request is tried on N when it is ready: without a good answer it is not permitted to claim, whatever dies or hangs
+/// over it; and the same on probation.
+#[test]
+fn a_canary() {
+    holds(&run(Rules { canary: true, ..Rules::new(true, 1, Kinds::ALL) }));
+    holds(&run(Rules { canary: true, ..Rules::new(false, 1, Kinds::ALL) }));
+    kept(&run(Rules { canary: true, ..Rules::overlap(true, 2, Kinds::ALL) }));
+    kept(&run(Rules { canary: true, ..Rules::overlap(false, 2, Kinds::ALL) }));
+}
+
+#[test]
+fn a_canary_again_and_again() {
+    let found = run(Rules { canary: true, ..Rules::on_probation(true, 1, Kinds::ALL) });
+    holds(&found);
+    assert!(found.reached.proven && found.reached.rolled_back && found.reached.rolled_back_from_disk);
+    let found = run(Rules { canary: true, probation: true, ..Rules::overlap(true, 1, Kinds::ALL) });
+    kept(&found);
+    assert!(found.reached.proven && found.reached.rolled_back && found.reached.rolled_back_from_disk);
+}
+
+#[test]
+fn a_canary_that_is_ignored_is_missed() {
+    let rules = Rules { canary: true, ..Rules::new(true, 1, Kinds::STOPS) };
+    missed(Mutant::CanaryIgnored, rules, "canary");
 }
 
 /// Where the old build does not read what the new one writes there is no probation, and nothing goes back.

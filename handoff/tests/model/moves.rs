@@ -39,6 +39,10 @@ pub(crate) enum Act {
     /// The build to go back to was found, or was not.
     TurnBack,
     NoWayBack,
+    /// The canary that is under way is over, by what became of who was asked.
+    Sung,
+    /// It is over, and the answer was wrong or none.
+    Hoarse,
     /// It serves and says that it should not.
     VotesItselfDown,
     Done(Hook),
@@ -124,7 +128,7 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
 
 fn affordable(act: Act, rules: &Rules) -> bool {
     match act {
-        Act::HookFails(_) | Act::Unhealthy | Act::NoWayBack => rules.kinds.errors,
+        Act::HookFails(_) | Act::Unhealthy | Act::NoWayBack | Act::Hoarse => rules.kinds.errors,
         Act::VotesItselfDown => rules.probation && (rules.kinds.errors || rules.kinds.votes),
         Act::Stop => rules.kinds.stops,
         Act::Drop => rules.kinds.drops,
@@ -229,6 +233,14 @@ fn running(w: &World, r: &Running, out: &mut Moves) {
         out.eager.push(s(Act::TurnBack));
         out.faults.push(s(Act::NoWayBack));
     }
+    if let Some(id) = r.canary {
+        let asked = w.live(id).filter(|live| !live.doomed);
+        match asked {
+            Some(live) if !live.sings => out.timers.push(s(Act::Sung)),
+            Some(_) | None => out.eager.push(s(Act::Sung)),
+        }
+        out.faults.push(s(Act::Hoarse));
+    }
     if r.machine.abort_possible() {
         out.faults.push(s(Act::AbortOrder));
     }
@@ -276,7 +288,7 @@ fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
     {
         out.lazy.push(p(Act::Write));
     }
-    if l.tenure.is_some() && w.running().is_some_and(|r| r.machine.state_name() == "Probation") {
+    if l.tenure.is_some() && w.running().is_some_and(|r| r.machine.state_name().starts_with("Probation")) {
         out.faults.push(p(Act::VotesItselfDown));
     }
     let mut readable = false;

@@ -119,6 +119,7 @@ pub(crate) fn supervisor(
         }
         Effect::Send(peer, frame) => {
             if let Some(id) = r.id_of(peer) {
+                tenure::canary(w, id, &frame.message, rules)?;
                 to_instance(w, id, frame);
             }
         }
@@ -189,6 +190,9 @@ pub(crate) fn supervisor(
             }
             seen.ended.push(ended);
         }
+        // it went with the frame
+        Effect::Call(Hook::Canary) => {}
+        Effect::Cancel(Hook::Canary) => drop(w.running_mut().map(|r| r.canary = None)),
         Effect::Finish(_)
         | Effect::Propose
         | Effect::Claim(_)
@@ -419,7 +423,7 @@ pub(crate) fn process(
         Effect::Call(hook) => call(w, n, hook, rules)?,
         Effect::Cancel(hook) => drop(w.live_mut(id).map(|l| l.hooks.remove(&hook))),
         Effect::CloseParked => {}
-        Effect::Tidy => tidy(w, n),
+        Effect::Tidy => tenure::tidy(w, n),
         Effect::Finish(ending) => {
             seen.tell(|| format!("         ends: {ending:?}"));
             process_dies(w, n);
@@ -466,16 +470,6 @@ fn claim(w: &mut World, n: usize, epoch: Epoch, rules: &Rules) {
     answer(w, n, Input::Claimed(epoch, owner));
 }
 
-fn tidy(w: &mut World, n: usize) {
-    let mut last = w.procs[n].live.as_ref().map_or(HandoffId::NIL, |l| l.handoff);
-    let mut claims = w.disk.claims.clone();
-    claims.sort_by_key(|c| std::cmp::Reverse(c.epoch));
-    for claim in claims.iter().take(2) {
-        last = last.max(claim.handoff);
-    }
-    w.disk_mut().proposals.retain(|(handoff, _)| !handoff.is_nil() && *handoff > last);
-}
-
 fn call(w: &mut World, n: usize, hook: Hook, rules: &Rules) -> Result<(), Broken> {
     let build = w.procs[n].build;
     if hook == Hook::Open && !rules.overlaps() && !rules.formats_of(build).0.contains(&w.disk.format) {
@@ -483,6 +477,10 @@ fn call(w: &mut World, n: usize, hook: Hook, rules: &Rules) -> Result<(), Broken
         return broken("I5", format!("build {build} opens data in format {format}"));
     }
     let Some(live) = w.procs[n].edit().live.as_mut() else { return Ok(()) };
+    if hook == Hook::Canary {
+        live.sings = true;
+        return Ok(());
+    }
     live.hooks.insert(hook);
     if matches!(hook, Hook::Serve | Hook::Resume) {
         let epoch = live.machine.tenure();

@@ -14,6 +14,8 @@ pub(crate) struct Rules {
     pub(crate) upgrades: u8,
     /// The new server is on probation after a commit.
     pub(crate) probation: bool,
+    /// A canary is tried on the new server.
+    pub(crate) canary: bool,
     /// What the old build reads of the new one.
     pub(crate) formats: Formats,
     /// The new build never seals: every handoff back from it is aborted.
@@ -70,6 +72,7 @@ impl Rules {
             faults,
             upgrades: 1,
             probation: false,
+            canary: false,
             formats: Formats::Both,
             stubborn: false,
             kinds,
@@ -135,6 +138,8 @@ pub(crate) enum Mutant {
     NoLease,
     /// Nobody asks whether the old build reads what the new one writes.
     WayBackNotAsked,
+    /// The new server may claim although it did not answer the canary.
+    CanaryIgnored,
     /// The end of a probation is not written down.
     ProbationNeverOver,
 }

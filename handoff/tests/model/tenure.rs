@@ -4,8 +4,9 @@ use crate::apply::{Broken, broken};
 use crate::check::describe;
 use crate::rules::{Mutant, Rules};
 use crate::world::World;
-use handoff::ids::{Epoch, InstanceId};
+use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::Hook;
+use handoff::wire::Message;
 
 /// I4: the claim names it, is durable, and is above all tenures before.
 fn owns(w: &World, id: InstanceId, epoch: Epoch) -> Result<(), Broken> {
@@ -99,4 +100,31 @@ pub(crate) fn begin(w: &mut World, n: usize, epoch: Epoch, hook: Hook, rules: &R
         live.tenure = Some(epoch);
     }
     Ok(())
+}
+
+/// S asks N for an answer, and permits a claim only to who has given it, where one was asked for.
+pub(crate) fn canary(w: &mut World, id: InstanceId, message: &Message, rules: &Rules) -> Result<(), Broken> {
+    if *message == Message::Canary {
+        if let Some(live) = w.live_mut(id) {
+            live.sings = false;
+        }
+        if let Some(r) = w.running_mut() {
+            r.canary = Some(id);
+        }
+    }
+    let permitted = *message == Message::Commit && rules.canary;
+    if permitted && w.live(id).is_some_and(|live| !live.sings) {
+        return broken("canary", format!("{id} may claim and has not answered the canary"));
+    }
+    Ok(())
+}
+
+pub(crate) fn tidy(w: &mut World, n: usize) {
+    let mut last = w.procs[n].live.as_ref().map_or(HandoffId::NIL, |l| l.handoff);
+    let mut claims = w.disk.claims.clone();
+    claims.sort_by_key(|c| std::cmp::Reverse(c.epoch));
+    for claim in claims.iter().take(2) {
+        last = last.max(claim.handoff);
+    }
+    w.disk_mut().proposals.retain(|(handoff, _)| !handoff.is_nil() && *handoff > last);
 }

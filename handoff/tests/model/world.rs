@@ -166,6 +166,8 @@ pub(crate) struct Live {
     pub(crate) peer: Option<PeerView>,
     /// N: the connections were streamed to the end.
     pub(crate) streamed: bool,
+    /// It has answered the last canary.
+    pub(crate) sings: bool,
     /// N: the incumbent.
     pub(crate) incumbent: InstanceId,
 }
@@ -197,6 +199,7 @@ impl Live {
             handoff: HandoffId::NIL,
             peer: None,
             streamed: false,
+            sings: false,
             incumbent: InstanceId::NIL,
         }
     }
@@ -267,6 +270,8 @@ pub(crate) struct Running {
     pub(crate) due: BTreeSet<Peer>,
     /// The build that the open upgrade brings.
     pub(crate) wanted: u8,
+    /// Who was handed the canary that is under way.
+    pub(crate) canary: Option<InstanceId>,
     /// The way back to the build of this instance is being looked for.
     pub(crate) turning: Option<InstanceId>,
     /// Found and of no handoff that is known: they end before anything else happens.
@@ -288,6 +293,7 @@ impl Running {
             exit_told: BTreeSet::new(),
             due: BTreeSet::new(),
             wanted: 0,
+            canary: None,
             turning: None,
             strangers: Vec::new(),
         }

@@ -78,6 +78,7 @@ pub(crate) fn table() -> Table<Incumbent> {
         ("Retire", s(Message::Retire { grace_ms: 60_000 })),
         ("Heartbeat", s(Message::Heartbeat { progress: 1 })),
         ("Adopt", s(Message::Adopt { generation: 2 })),
+        ("Canary", s(Message::Canary)),
         ("SealRequest of another handoff", stale(Peer::Supervisor, Message::SealRequest)),
         ("Resolve of another handoff", stale(Peer::Supervisor, Message::Resolve)),
         ("S's channel ends", Input::Closed(Peer::Supervisor)),

@@ -3,7 +3,7 @@
 use crate::Table;
 use crate::words::{BASE, HANDOFF, N, NEXT, digest, from, hello, refused, stale};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
-use handoff::machine::{Command, Input, Peer, Step, Supervisor, Timer, Upgrade, Way};
+use handoff::machine::{Command, Hook, Input, Peer, Report, Step, Supervisor, Timer, Upgrade, Way};
 use handoff::wire::{Message, Role, Stamped, Standing};
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ const INCUMBENT: Peer = Peer::Incumbent;
 const SUCCESSOR: Peer = Peer::Successor;
 
 fn upgrade() -> Input {
-    upgrade_by(Way::Forward)
+    upgrade_by(Way::Forward, false)
 }
 
-fn upgrade_by(way: Way) -> Input {
+fn upgrade_by(way: Way, canary: bool) -> Input {
     Input::Command(Command::Upgrade(Upgrade {
         handoff: HANDOFF,
         successor: N,
@@ -22,6 +22,7 @@ fn upgrade_by(way: Way) -> Input {
         drain_grace: Duration::from_secs(60),
         freeze_budget: Duration::from_secs(2),
         probation: Duration::from_secs(10),
+        canary,
         way,
     }))
 }
@@ -59,11 +60,24 @@ pub(crate) fn table() -> Table<Supervisor> {
     let greeting = with(&idle, vec![upgrade()]);
     let warming = with(&greeting, vec![greets(SUCCESSOR, N, Role::Successor)]);
     let warmed = from(SUCCESSOR, Message::Warmed { loaded: String::new(), revision: 1 });
-    let preparing = with(&warming, vec![warmed]);
-    let sealing = with(&preparing, vec![from(INCUMBENT, Message::Drained { open: 1 })]);
+    let preparing = with(&warming, vec![warmed.clone()]);
+    let drained = from(INCUMBENT, Message::Drained { open: 1 });
+    let sealing = with(&preparing, vec![drained.clone()]);
     let readying = with(&sealing, vec![from(INCUMBENT, sealed())]);
     let activating = with(&readying, vec![from(SUCCESSOR, ready(true))]);
-    let probation = with(&activating, vec![from(SUCCESSOR, Message::Active { epoch: NEXT })]);
+    let active_n = from(SUCCESSOR, Message::Active { epoch: NEXT });
+    let probation = with(&activating, vec![active_n.clone()]);
+    let to_canary = [
+        upgrade_by(Way::Forward, true),
+        greets(SUCCESSOR, N, Role::Successor),
+        warmed,
+        drained,
+        from(INCUMBENT, sealed()),
+        from(SUCCESSOR, ready(true)),
+    ];
+    let canary = with(&idle, to_canary.into());
+    let answered = || Input::Done(Hook::Canary, Ok(Report::Nothing));
+    let probed = with(&canary, vec![answered(), active_n]);
     let voted = from(INCUMBENT, Message::Unhealthy { why: "disk".to_owned() });
     let reading = with(&activating, vec![Input::Expired(Timer::Active)]);
     let asking = with(&reading, vec![Input::Claimed(NEXT, None)]);
@@ -97,6 +111,7 @@ pub(crate) fn table() -> Table<Supervisor> {
         ("Pausing", with(&emptying, again)),
         ("Failed", failed),
         ("Probation", probation.clone()),
+        ("Probation (canary)", probed),
         ("Probation (turning back)", with(&probation, vec![voted])),
         ("Greeting", greeting.clone()),
         ("Warming", warming.clone()),
@@ -104,6 +119,7 @@ pub(crate) fn table() -> Table<Supervisor> {
         ("Preparing", preparing),
         ("Sealing", sealing),
         ("Readying", readying),
+        ("Canary", canary),
         ("Activating", activating),
         ("Resolving (reading the claim)", reading),
         ("Resolving (asking O)", asking.clone()),
@@ -123,7 +139,7 @@ pub(crate) fn table() -> Table<Supervisor> {
     let inputs = vec![
         ("start", Input::Command(Command::Start)),
         ("upgrade", upgrade()),
-        ("upgrade, back", upgrade_by(Way::Back)),
+        ("upgrade, back", upgrade_by(Way::Back, false)),
         ("abort", Input::Command(Command::Abort)),
         ("stop", Input::Command(Command::Stop)),
         ("O: Hello", greets(INCUMBENT, o(), Role::Cold)),
@@ -165,6 +181,9 @@ pub(crate) fn table() -> Table<Supervisor> {
         ("a failure is forgotten", Input::Expired(Timer::Forgive(1))),
         ("probation over", Input::Expired(Timer::Probation)),
         ("no progress", Input::Expired(Timer::Stall)),
+        ("canary due", Input::Expired(Timer::Canary)),
+        ("canary: good answer", answered()),
+        ("canary: no good answer", Input::Done(Hook::Canary, Err("got nothing".to_owned()))),
         ("cold start late", Input::Expired(Timer::ColdStart)),
         ("claim e+1: nobody", Input::Claimed(NEXT, None)),
         ("claim e+1: O", Input::Claimed(NEXT, Some(o()))),

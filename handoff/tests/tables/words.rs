@@ -59,5 +59,6 @@ pub(crate) fn hello(instance: InstanceId, role: Role) -> Hello {
         epoch: BASE,
         listeners: Vec::new(),
         generation: 0,
+        canary: true,
     }
 }

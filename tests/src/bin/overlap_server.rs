@@ -2,7 +2,8 @@
 //! retires it hands every connection over as soon as that is idle.
 //!
 //! What it is called by chooses what is wrong with it: `overlap-mute` takes no connections over; `overlap-ill`
-//! says that it is not healthy once it serves, `overlap-votes` votes itself down, `overlap-stuck` never finishes its own check.
+//! says that it is not healthy once it serves, `overlap-votes` votes itself down, `overlap-stuck` never finishes its own check; `overlap-hoarse` answers SING well until it
+//! serves, `overlap-croaks` dies of a canary.
 
 use handoff::sdk::{
     Connection, Context, Digest, Disk, HookError, HookResult, Incumbent, Launch, Leaving, Opened, Parked,
@@ -12,8 +13,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-const PING: &[u8] = b"PING\r\n";
 
 /// Before it serves there is nothing to know but the format of its connections.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ impl Serving {
     fn start(&self, connection: Connection, rest: Vec<u8>) {
         let mut conversations = self.conversations.lock().unwrap_or_else(PoisonError::into_inner);
         while conversations.try_join_next().is_some() {}
-        conversations.spawn(converse(connection, rest, self.leaving.subscribe()));
+        conversations.spawn(converse(connection, rest, self.leaving.subscribe(), true));
     }
 }
 
@@ -57,7 +56,12 @@ async fn let_go(connection: Connection, rest: Vec<u8>, leaving: &watch::Receiver
 }
 
 /// Between two reads a connection is idle: nothing is owed but what stands in `rest`.
-async fn converse(connection: Connection, mut rest: Vec<u8>, mut leaving: watch::Receiver<Option<Leaving>>) {
+async fn converse(
+    connection: Connection,
+    mut rest: Vec<u8>,
+    mut leaving: watch::Receiver<Option<Leaving>>,
+    serves: bool,
+) {
     let mut buffer = [0; 4096];
     loop {
         tokio::select! {
@@ -72,9 +76,16 @@ async fn converse(connection: Connection, mut rest: Vec<u8>, mut leaving: watch:
                 }
             }
         }
-        while let Some(at) = rest.windows(PING.len()).position(|window| window == PING) {
-            rest.drain(..at + PING.len());
-            let answer = format!("+{}\r\n", std::process::id());
+        while let Some(at) = rest.windows(2).position(|window| window == b"\r\n") {
+            let line: Vec<u8> = rest.drain(..at + 2).collect();
+            let answer = match &line[..at] {
+                // how many words of how many bytes: each of them has a line
+                [b'*' | b'$', ..] => continue,
+                b"PING" => format!("+{}\r\n", std::process::id()),
+                b"SING" if serves && called("overlap-hoarse") => "-hoarse\r\n".to_owned(),
+                b"SING" => "+tirili\r\n".to_owned(),
+                _ => "-what\r\n".to_owned(),
+            };
             // an answer of a few bytes to a client that waits for it
             if connection.try_write(answer.as_bytes()).is_err() {
                 return;
@@ -86,6 +97,7 @@ async fn converse(connection: Connection, mut rest: Vec<u8>, mut leaving: watch:
 impl<const FORMAT: u32> Successor for Before<FORMAT> {
     type Config = ();
     type Incumbent = Serving;
+    const CANARY: bool = true;
     const SERVICE: Service = Service {
         strategy: Strategy::Overlap,
         connection_reads: &[FORMAT],
@@ -99,6 +111,15 @@ impl<const FORMAT: u32> Successor for Before<FORMAT> {
 
     async fn open(&mut self, _: Disk) -> HookResult<Opened> {
         Ok(Opened::healthy(Digest::default()))
+    }
+
+    async fn canary(&mut self, connection: Connection) -> HookResult<()> {
+        let nobody_leaves = watch::Sender::new(None);
+        if called("overlap-croaks") {
+            std::process::abort();
+        }
+        converse(connection, Vec::new(), nobody_leaves.subscribe(), false).await;
+        Ok(())
     }
 
     async fn serve(self, tenure: Tenure, _: Vec<Parked>) -> HookResult<Serving> {

@@ -1,5 +1,6 @@
 //! The command line: forms, limits, defaults. What is wrong here is wrong without touching the system: exit 2.
 
+use crate::canary::CanaryArgs;
 use crate::help::{ABORT_HELP, HISTORY_HELP, LONG_HELP, ROLLBACK_HELP, RUN_HELP, STATUS_HELP, UPGRADE_HELP};
 use crate::restarts::RestartArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -106,6 +107,8 @@ pub(crate) struct Upgrade {
     /// Accept that the old build cannot read what the new one writes: there is no way back
     #[arg(long)]
     pub(crate) one_way: bool,
+    #[command(flatten)]
+    pub(crate) canary: CanaryArgs,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -207,6 +210,13 @@ impl EnvArg {
 impl fmt::Display for EnvArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.key())
+    }
+}
+
+impl Upgrade {
+    /// What no single argument shows: times that do not fit.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.canary.check(self.freeze_budget)
     }
 }
 

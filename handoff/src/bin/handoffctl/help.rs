@@ -38,6 +38,11 @@ disk. `status` and `history` show it as rolled_back. The next upgrade ends a pro
 Without --binary the PROGRAM of `run` is resolved again: install the new build at the same path, then upgrade.
 A relative --binary is relative to your directory. Arguments and environment are those of `run`.
 
+With --canary one request is tried on the new server when it has loaded everything and before it takes over, on a
+connection that no client has: it has to answer as expected, or the old server serves on (10) and no client has noticed
+anything but the pause. The same is tried every 2 s on probation, where a wrong answer takes the service back. A server
+with data refuses writes before it has taken over. The server has to know canaries (else 14).
+
 With --supervisor the supervisor becomes the handoffctl that now lies at its path, or --binary: same process, same
 servers, same listeners. The new one is checked first; if it cannot take over, the old one goes on (14).
 
@@ -48,6 +53,7 @@ Examples:
   handoffctl upgrade --run-dir /run/kv
   handoffctl upgrade --run-dir /run/kv --binary ./target/release/demo-server --freeze-budget 500ms
   handoffctl upgrade --run-dir /run/kv --format json
+  handoffctl upgrade --run-dir /run/kv --canary 'PING\\r\\n=>+PONG'
   handoffctl upgrade --run-dir /run/kv --supervisor --binary /opt/handoff-2/handoffctl
 
 Exit codes:

@@ -1,6 +1,7 @@
 //! `handoffctl`: starts a server under a supervisor and talks to it.
 
 mod args;
+mod canary;
 mod client;
 mod commands {
     //! One command, one file.

@@ -68,6 +68,7 @@ pub(crate) fn no_report(outcome: Outcome, reason: String) -> HandoffReport {
         new: None,
         phases: Vec::new(),
         freeze_ms: None,
+        canary_ms: None,
         connections: ConnectionsReport::default(),
         peak_queue: None,
         ended_unix_ms: None,
@@ -103,6 +104,9 @@ fn report_block(report: &HandoffReport) -> String {
     }
     if let Some(freeze) = report.freeze_ms {
         line(&mut out, "freeze", &ms(freeze));
+    }
+    if let Some(canary) = report.canary_ms {
+        line(&mut out, "canary", &ms(canary));
     }
     if let Some(text) = connections(&report.connections) {
         line(&mut out, "connections", &text);
@@ -313,7 +317,9 @@ mod tests {
     fn unknown_values_are_null() {
         let line = json(&no_report(Outcome::PreflightFailed, "no".into()));
         let value: serde_json::Value = serde_json::from_str(&line).expect("an object");
-        for key in ["handoff_id", "epoch", "old", "new", "freeze_ms", "peak_queue", "ended_unix_ms"] {
+        for key in
+            ["handoff_id", "epoch", "old", "new", "freeze_ms", "canary_ms", "peak_queue", "ended_unix_ms"]
+        {
             assert!(value[key].is_null(), "{key}: {value}");
         }
         for key in ["handed_over", "drained", "lost"] {

@@ -26,6 +26,8 @@ pub(super) enum Event {
     /// A heartbeat or another sign of life from the supervisor.
     Alive,
     Adopt,
+    /// A connection to answer on as if a client had made it.
+    Canary,
     /// A frame of a handoff that is not open here.
     Foreign {
         what: u16,
@@ -87,6 +89,7 @@ impl Incumbent {
                         Event::Resolve { handoff }
                     }
                     Message::Adopt { .. } => Event::Adopt,
+                    Message::Canary => Event::Canary,
                     Message::HelloAck(_) | Message::Heartbeat { .. } | Message::Refused(_) => Event::Alive,
                     Message::SealRequest | Message::Retire { .. } | Message::Resolve => {
                         Event::Foreign { what, name, handoff, epoch }
@@ -141,7 +144,8 @@ impl Incumbent {
                 | Timer::Retire(_)
                 | Timer::ColdStart
                 | Timer::Probation
-                | Timer::Stall,
+                | Timer::Stall
+                | Timer::Canary,
             ) => Event::Alien,
             Input::Done(hook, result) => match hook {
                 Hook::Drain => Event::Drained(result.and_then(|report| {
@@ -168,7 +172,9 @@ impl Incumbent {
                 Hook::Resume => Event::Resumed(result.map(drop)),
                 Hook::Retire => Event::Retired,
                 Hook::HandOver => Event::HandedOver,
-                Hook::Warm | Hook::Open | Hook::Receive | Hook::Serve | Hook::Health => Event::Alien,
+                Hook::Warm | Hook::Open | Hook::Receive | Hook::Serve | Hook::Health | Hook::Canary => {
+                    Event::Alien
+                }
             },
             Input::Locked { highest } => Event::Locked { highest },
             Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),

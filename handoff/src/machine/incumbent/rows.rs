@@ -37,6 +37,7 @@ impl Incumbent {
                 self.refused = handoff;
                 vec![Effect::send(Peer::Supervisor, handoff, epoch, Message::Resumed { epoch })]
             }
+            Event::Canary => vec![Effect::Call(Hook::Canary)],
             Event::Stop => self.stop(epoch),
             // the claim under which an overlapping server went on is not durable
             Event::Failed(Step::SyncClaim, why) => self.give_up(format!("the claim is not durable: {why}")),
@@ -74,7 +75,7 @@ impl Incumbent {
             event @ rest! {
                 Prepare SealRequest Retire Adopt Foreign FreezeOver StartOver GraceOver Started
                 SuccessorGone SealDone Verified Resumed Retired HandedOver Locked Claimed Failed
-                Alien
+                Canary Alien
             } => self.violation(event),
         }
     }
@@ -117,7 +118,7 @@ impl Incumbent {
             event @ rest! {
                 Prepare SealRequest Retire Adopt Foreign FreezeOver StartOver GraceOver Started
                 SuccessorGone Drained SealDone Verified Resumed Retired HandedOver Locked Claimed
-                Failed Alien
+                Failed Canary Alien
             } => self.violation(event),
         }
     }
@@ -145,7 +146,7 @@ impl Incumbent {
             Event::TransferEnded | Event::SuccessorExited => Vec::new(),
             event @ rest! {
                 Prepare SealRequest Retire Adopt Foreign StartOver GraceOver Started SuccessorGone
-                Drained Verified Resumed Retired HandedOver Locked Claimed Failed Alien
+                Drained Verified Resumed Retired HandedOver Locked Claimed Failed Canary Alien
             } => self.violation(event),
         }
     }
@@ -178,7 +179,7 @@ impl Incumbent {
             Event::Stop => self.finish(Ending::Stopped),
             event @ rest! {
                 Prepare SealRequest Adopt Foreign StartOver GraceOver SuccessorGone Drained SealDone
-                Verified Resumed Retired Locked Claimed Failed Alien
+                Verified Resumed Retired Locked Claimed Failed Canary Alien
             } => self.violation(event),
         }
     }
@@ -228,7 +229,7 @@ impl Incumbent {
             | Event::Alive => Vec::new(),
             event @ rest! {
                 Prepare SealRequest Adopt Foreign StartOver GraceOver SuccessorGone Drained SealDone
-                Verified Resumed Retired Locked Claimed Failed Alien
+                Verified Resumed Retired Locked Claimed Failed Canary Alien
             } => self.violation(event),
         }
     }
@@ -271,7 +272,7 @@ impl Incumbent {
             | Event::Alive => Vec::new(),
             event @ rest! {
                 Prepare SealRequest Adopt Foreign GraceOver Drained SealDone Verified Resumed
-                Retired Locked Claimed Failed Alien
+                Retired Locked Claimed Failed Canary Alien
             } => self.violation(event),
         }
     }
@@ -340,7 +341,7 @@ impl Incumbent {
                 _,
                 event @ rest! {
                     Prepare SealRequest Adopt Foreign GraceOver Started SuccessorGone Drained
-                    SealDone Verified Resumed Retired Locked Claimed Failed Alien
+                    SealDone Verified Resumed Retired Locked Claimed Failed Canary Alien
                 },
             ) => self.violation(event),
         }
@@ -369,7 +370,7 @@ impl Incumbent {
             | Event::Alive => Vec::new(),
             event @ rest! {
                 Prepare SealRequest Adopt Foreign StartOver GraceOver Started SuccessorGone Drained
-                SealDone Verified Retired Locked Claimed Failed Alien
+                SealDone Verified Retired Locked Claimed Failed Canary Alien
             } => self.violation(event),
         }
     }
@@ -391,7 +392,7 @@ impl Incumbent {
             | Event::Alive => Vec::new(),
             event @ rest! {
                 Prepare SealRequest Adopt Foreign Started SuccessorGone Drained SealDone Verified
-                Resumed Locked Claimed Failed Alien
+                Resumed Locked Claimed Failed Canary Alien
             } => self.violation(event),
         }
     }
@@ -408,7 +409,7 @@ impl Incumbent {
             | Event::Alive => Vec::new(),
             event @ rest! {
                 Prepare SealRequest Resolve Retire Adopt Foreign FreezeOver StartOver Started
-                SuccessorGone Drained SealDone Verified Resumed Locked Claimed Failed Alien
+                SuccessorGone Drained SealDone Verified Resumed Locked Claimed Failed Canary Alien
             } => self.violation(event),
         }
     }

@@ -63,7 +63,7 @@ impl Successor {
                 _,
                 event @ rest! {
                     Start Begin Commit DeadlineOver SelfCommit Warmed Opened ReceiveDone Served
-                    Locked Claimed TransferEnded Alien
+                    Locked Claimed TransferEnded Canary Alien
                 },
             ) => self.violation(&event),
         }

@@ -18,6 +18,7 @@ pub(super) enum Event {
         digest: Option<Digest>,
     },
     Commit,
+    Canary,
     Abort {
         reason: String,
     },
@@ -57,12 +58,14 @@ impl Successor {
                     Message::HelloAck(ack) => Event::Ack { handoff: frame.handoff, epoch: frame.epoch, ack },
                     Message::Begin { digest } if ours => Event::Begin { digest },
                     Message::Commit if ours => Event::Commit,
+                    Message::Canary if ours => Event::Canary,
                     Message::Abort { reason } if ours => Event::Abort { reason },
                     Message::Refused(Refused { why, .. }) => Event::Refused { why },
                     Message::Heartbeat { .. } => Event::Alive,
                     Message::Adopt { .. } => Event::Adopt,
                     Message::Begin { .. }
                     | Message::Commit
+                    | Message::Canary
                     | Message::Abort { .. }
                     | Message::Hello(_)
                     | Message::Warmed { .. }
@@ -108,7 +111,8 @@ impl Successor {
                 | Timer::Grace
                 | Timer::ColdStart
                 | Timer::Probation
-                | Timer::Stall,
+                | Timer::Stall
+                | Timer::Canary,
             ) => Event::Alien,
             Input::Done(hook, result) => match hook {
                 Hook::Warm => Event::Warmed(result.and_then(|report| {
@@ -139,7 +143,8 @@ impl Successor {
                 | Hook::Verify
                 | Hook::Resume
                 | Hook::Retire
-                | Hook::Health => Event::Alien,
+                | Hook::Health
+                | Hook::Canary => Event::Alien,
             },
             Input::Locked { highest } => Event::Locked { highest },
             Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),

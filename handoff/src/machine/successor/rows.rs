@@ -18,7 +18,7 @@ impl Machine for Successor {
                 event @ rest! {
                     Ack Begin Commit Abort Refused Alive Adopt SupervisorLost LeaseOver DeadlineOver
                     SelfCommit Warmed Opened ReceiveDone Served Locked Claimed Failed Stop
-                    TransferEnded Alien
+                    TransferEnded Canary Alien
                 } => self.violation(&event),
             },
             State::Greeting => match event {
@@ -40,7 +40,7 @@ impl Machine for Successor {
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 event @ rest! {
                     Start Begin Commit Abort DeadlineOver SelfCommit Warmed Opened ReceiveDone
-                    Served Locked Claimed Failed TransferEnded Alien
+                    Served Locked Claimed Failed TransferEnded Canary Alien
                 } => self.violation(&event),
             },
             State::Warming { open } => match event {
@@ -58,7 +58,7 @@ impl Machine for Successor {
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 event @ rest! {
                     Start Ack Begin Commit SelfCommit Opened ReceiveDone Served Locked Claimed
-                    Failed TransferEnded Alien
+                    Failed TransferEnded Canary Alien
                 } => self.violation(&event),
             },
             State::Warm { open } => match event {
@@ -86,7 +86,7 @@ impl Machine for Successor {
                 Event::Alive => vec![Effect::Arm(Timer::Lease, self.lease)],
                 event @ rest! {
                     Start Ack Commit SelfCommit Warmed Opened ReceiveDone Served Locked Claimed
-                    Failed TransferEnded Alien
+                    Failed TransferEnded Canary Alien
                 } => self.violation(&event),
             },
             State::Opening { open, mut work, lost } => match event {
@@ -129,11 +129,12 @@ impl Machine for Successor {
                 Event::TransferEnded => Vec::new(),
                 event @ rest! {
                     Start Ack Begin Commit DeadlineOver SelfCommit Warmed Served Claimed Failed
-                    Alien
+                    Canary Alien
                 } => self.violation(&event),
             },
             State::Ready { open, lost } => match event {
                 Event::Commit => self.claim(open),
+                Event::Canary if !lost => vec![Effect::Call(Hook::Canary)],
                 Event::SelfCommit if lost => self.claim(open),
                 Event::SupervisorLost | Event::LeaseOver if !lost => {
                     self.state = State::Ready { open, lost: true };
@@ -158,7 +159,7 @@ impl Machine for Successor {
                 | Event::TransferEnded => Vec::new(),
                 event @ rest! {
                     Start Ack Begin DeadlineOver Warmed Opened ReceiveDone Served Locked Claimed
-                    Failed Alien
+                    Failed Canary Alien
                 } => self.violation(&event),
             },
             State::Claiming { open } => match event {
@@ -191,7 +192,7 @@ impl Machine for Successor {
                 Event::Stop => self.give_up("asked to stop".into()),
                 event @ rest! {
                     Start Ack Begin Abort Refused DeadlineOver Warmed Opened ReceiveDone Served
-                    Locked Failed Alien
+                    Locked Failed Canary Alien
                 } => self.violation(&event),
             },
             State::Starting { open, epoch } => match event {
@@ -217,7 +218,7 @@ impl Machine for Successor {
                 | Event::TransferEnded => Vec::new(),
                 event @ rest! {
                     Start Ack Begin Abort Refused DeadlineOver Warmed Opened ReceiveDone Locked
-                    Claimed Failed Alien
+                    Claimed Failed Canary Alien
                 } => self.violation(&event),
             },
             State::Cold { stage } => self.cold_on(stage, event),

@@ -24,6 +24,7 @@ fn hello(role: Role, strategy: Strategy) -> Hello {
         epoch: BASE,
         listeners: Vec::new(),
         generation: 0,
+        canary: false,
     }
 }
 

@@ -34,7 +34,7 @@ impl Supervisor {
                 Warmed Ready Active SuccessorRefused SuccessorProgress SuccessorClosed
                 SuccessorExited SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver
                 DrainOver FreezeOver ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed
-                Failed Unhealthy ProbationOver StallOver Alien
+                Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -83,6 +83,11 @@ impl Supervisor {
                 {
                     return self.end(t, reason);
                 }
+                if t.upgrade.canary
+                    && let Some(reason) = fit::no_canary(&hello)
+                {
+                    return self.end(t, reason);
+                }
                 let Some(ack) = self.ack(&hello, t.server.facts.instance, Some(&t)) else {
                     return self.end(t, "no wire version in common".to_owned());
                 };
@@ -116,7 +121,7 @@ impl Supervisor {
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorAdopted Warmed Ready Active
                 SuccessorGone RetiredExited RetiredGone RetireOver DrainOver FreezeOver ActiveOver
                 SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -162,7 +167,7 @@ impl Supervisor {
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active SuccessorGone RetiredExited RetiredGone RetireOver DrainOver
                 FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -216,7 +221,7 @@ impl Supervisor {
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active RetiredExited RetiredGone RetireOver DeadlineOver DrainOver
                 FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }

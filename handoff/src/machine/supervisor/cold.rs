@@ -22,7 +22,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
+                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -51,7 +51,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
+                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -97,7 +97,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
+                ActiveOver SilentOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -161,7 +161,7 @@ impl Supervisor {
                 SealFailed Resumed RetiringSaid IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Forgiven Claimed Failed Unhealthy ProbationOver StallOver Alien
+                ActiveOver SilentOver BackoffOver Forgiven Claimed Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -217,7 +217,7 @@ impl Supervisor {
                 IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active SuccessorRefused
                 SuccessorProgress SuccessorClosed SuccessorExited SuccessorGone RetiredExited
                 RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
-                BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
+                BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -250,7 +250,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited IncumbentGone SuccessorHello SuccessorAdopted Warmed
                 Ready Active SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited
                 SuccessorGone RetiredExited RetiredGone RetireOver DeadlineOver DrainOver FreezeOver
-                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
+                ActiveOver SilentOver BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -275,7 +275,7 @@ impl Supervisor {
                 IncumbentClosed IncumbentExited SuccessorHello SuccessorAdopted Warmed Ready Active
                 SuccessorRefused SuccessorProgress SuccessorClosed SuccessorExited RetiredExited
                 RetiredGone RetireOver DeadlineOver DrainOver FreezeOver ActiveOver SilentOver
-                BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Alien
+                BackoffOver Forgiven ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }

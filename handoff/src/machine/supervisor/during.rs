@@ -69,13 +69,13 @@ impl Supervisor {
                 SuccessorAdopted Warmed Ready Active SuccessorGone RetiredExited RetiredGone
                 RetireOver FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
                 Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
 
     /// A channel broke and its peer may live: it is asked again on a new one.
-    fn again(peer: Peer, resolve: Effects) -> Effects {
+    pub(super) fn again(peer: Peer, resolve: Effects) -> Effects {
         let mut effects = vec![Effect::Reconnect(peer)];
         effects.extend(resolve);
         effects
@@ -144,7 +144,7 @@ impl Supervisor {
                 SuccessorAdopted Warmed Ready Active SuccessorGone RetiredExited RetiredGone
                 RetireOver DrainOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
                 Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -176,9 +176,10 @@ impl Supervisor {
                 ) {
                     return self.resolve(t, reason, incumbent, Party::Alive, asked);
                 }
-                let commit = t.to_successor(Message::Commit);
-                self.state = State::Activating { t, incumbent };
-                vec![commit, Effect::Disarm(Timer::Freeze), Effect::Arm(Timer::Active, times::ACTIVE)]
+                if t.upgrade.canary {
+                    return self.try_canary(t, asked, incumbent);
+                }
+                self.permit(t, incumbent)
             }
             // sealed and gone: its data is on disk and its connections are queued, S goes on to commit
             Event::IncumbentExited if asked => {
@@ -256,9 +257,16 @@ impl Supervisor {
                 SuccessorAdopted Warmed Ready Active SuccessorGone RetiredExited RetiredGone
                 RetireOver DrainOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed
                 Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
+    }
+
+    /// N may claim.
+    pub(super) fn permit(&mut self, t: Try, incumbent: Party) -> Effects {
+        let commit = t.to_successor(Message::Commit);
+        self.state = State::Activating { t, incumbent };
+        vec![commit, Effect::Disarm(Timer::Freeze), Effect::Arm(Timer::Active, times::ACTIVE)]
     }
 
     pub(super) fn activating_on(&mut self, t: Try, incumbent: Party, event: Event) -> Effects {
@@ -326,7 +334,7 @@ impl Supervisor {
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active SuccessorGone RetiredExited RetiredGone RetireOver DrainOver
                 FreezeOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }
@@ -395,7 +403,7 @@ impl Supervisor {
                 IncumbentRefused IncumbentActive IncumbentGone SuccessorHello SuccessorAdopted
                 Warmed Ready Active RetiredExited RetiredGone RetireOver DeadlineOver DrainOver
                 FreezeOver ActiveOver SilentOver BackoffOver ColdStartOver Claimed Failed Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }

@@ -1,7 +1,7 @@
 //! What S can be told, sorted by who it is about.
 
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId, ListenerName};
-use crate::machine::step::{Command, Input, Peer, Step, Timer, Upgrade};
+use crate::machine::step::{Command, Hook, Input, Peer, Step, Timer, Upgrade};
 use crate::wire::{Hello, Message, Refused, Standing};
 
 #[derive(Clone, Debug)]
@@ -98,7 +98,10 @@ pub(super) enum Event {
     ColdStartOver,
     ProbationOver,
     StallOver,
+    CanaryDue,
     // answers
+    /// How the canary went.
+    Tried(Result<(), String>),
     Claimed(Epoch, Option<InstanceId>),
     Failed(Step, String),
     /// Nothing that a supervisor knows.
@@ -135,6 +138,7 @@ pub(super) fn sort(input: Input) -> Event {
                 | Message::SealRequest
                 | Message::Begin { .. }
                 | Message::Ready { .. }
+                | Message::Canary
                 | Message::Commit
                 | Message::Started
                 | Message::Retire { .. }
@@ -166,6 +170,7 @@ pub(super) fn sort(input: Input) -> Event {
                 | Message::SealComplete { .. }
                 | Message::SealFailed { .. }
                 | Message::Begin { .. }
+                | Message::Canary
                 | Message::Commit
                 | Message::Started
                 | Message::Retire { .. }
@@ -189,6 +194,7 @@ pub(super) fn sort(input: Input) -> Event {
         Input::Gone(Peer::Incumbent) => Event::IncumbentGone,
         Input::Gone(Peer::Successor) => Event::SuccessorGone,
         Input::Gone(Peer::Retiring(instance)) => Event::RetiredGone(instance),
+        Input::Done(Hook::Canary, result) => Event::Tried(result.map(drop)),
         // what a leaving generation still says changes nothing: its pidfd tells when it is gone
         Input::Received(Peer::Retiring(_) | Peer::Supervisor, _)
         | Input::Closed(Peer::Retiring(_) | Peer::Supervisor)
@@ -209,6 +215,7 @@ pub(super) fn sort(input: Input) -> Event {
             Timer::ColdStart => Event::ColdStartOver,
             Timer::Probation => Event::ProbationOver,
             Timer::Stall => Event::StallOver,
+            Timer::Canary => Event::CanaryDue,
             Timer::Lease | Timer::SelfCommit | Timer::Started | Timer::Grace => Event::Alien,
         },
         Input::Claimed(epoch, owner) => Event::Claimed(epoch, owner),

@@ -26,7 +26,8 @@ impl Supervisor {
         trial: FoundTrial,
     ) -> Effects {
         let server = Server { facts: Box::new(hello), epoch };
-        self.watch(server, trial.handoff, trial.previous, trial.window)
+        // nor is the canary
+        self.watch(server, trial.handoff, trial.previous, trial.window, false)
     }
 
     /// A cold-started server is on its way, perhaps to go back.

@@ -14,6 +14,7 @@ impl Supervisor {
             State::Preparing { .. } => Some(Phase::Drain),
             State::Sealing { .. } => Some(Phase::Seal),
             State::Readying { .. } => Some(Phase::Begin),
+            State::Canary { .. } => Some(Phase::Canary),
             State::Activating { .. } => Some(Phase::Commit),
             State::Resolving { .. } | State::Settling { .. } => Some(Phase::Resolve),
             // the phase in which it ended: nothing has to be resolved before the incumbent is touched
@@ -45,6 +46,7 @@ impl Supervisor {
             | State::Preparing { t }
             | State::Sealing { t }
             | State::Readying { t, .. }
+            | State::Canary { t, .. }
             | State::Activating { t, .. }
             | State::Settling { t, .. } => Some(t.upgrade.handoff),
             State::Resolving { r } => Some(r.t.upgrade.handoff),
@@ -78,6 +80,7 @@ impl Supervisor {
             | State::Preparing { t }
             | State::Sealing { t }
             | State::Readying { t, .. }
+            | State::Canary { t, .. }
             | State::Activating { t, .. } => Some((t.server.facts.instance, t.server.epoch)),
             State::Settling { t, epoch, .. } => Some((t.server.facts.instance, *epoch)),
             State::Resolving { r } => Some((r.t.server.facts.instance, r.t.server.epoch)),
@@ -109,6 +112,7 @@ impl Supervisor {
                 | State::Preparing { .. }
                 | State::Sealing { .. }
                 | State::Readying { .. }
+                | State::Canary { .. }
         )
     }
 
@@ -147,6 +151,7 @@ impl Supervisor {
             State::StartFailed { .. } => "StartFailed",
             State::Idle { .. } => "Idle",
             State::Probation { trial, .. } if trial.is_over() => "Probation (turning back)",
+            State::Probation { trial, .. } if trial.has_canary() => "Probation (canary)",
             State::Probation { .. } => "Probation",
             State::Greeting { .. } => "Greeting",
             State::Warming { .. } => "Warming",
@@ -154,6 +159,7 @@ impl Supervisor {
             State::Preparing { .. } => "Preparing",
             State::Sealing { .. } => "Sealing",
             State::Readying { .. } => "Readying",
+            State::Canary { .. } => "Canary",
             State::Activating { .. } => "Activating",
             State::Resolving { r } => r.state_name(),
             State::Settling { .. } => "Settling",
@@ -174,6 +180,7 @@ impl Supervisor {
             | State::Preparing { t }
             | State::Sealing { t }
             | State::Readying { t, .. }
+            | State::Canary { t, .. }
             | State::Activating { t, .. }
             | State::Settling { t, .. } => t.back.as_ref()?.undoes(),
             State::Resolving { r } => r.t.back.as_ref()?.undoes(),
@@ -210,6 +217,7 @@ impl Supervisor {
             | State::Preparing { t }
             | State::Sealing { t }
             | State::Readying { t, .. }
+            | State::Canary { t, .. }
             | State::Activating { t, .. }
             | State::Settling { t, .. } => t.previous(),
             State::Resolving { r } => r.t.previous(),

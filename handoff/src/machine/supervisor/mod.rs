@@ -1,7 +1,7 @@
 //! S: starts, watches, asks, kills, and never claims.
 //!
-//! It decides nothing that a claim decides. Its rows are in four files: [`before`] and [`during`] are the
-//! way of a handoff that commits, [`resolve`] finds out who owns the next epoch, [`cold`] starts a server where nobody serves.
+//! It decides nothing that a claim decides. Its rows: [`before`], [`during`] and, where one is wanted, [`canary`] are the
+//! way of a handoff that commits, [`probation`] watches who took over, [`resolve`] finds out who owns the next epoch, [`cold`] starts a server where nobody serves.
 
 /// The events that a row has no use for, spelled out so that a new one must be considered in every row.
 macro_rules! rest {
@@ -9,6 +9,7 @@ macro_rules! rest {
 }
 
 mod before;
+mod canary;
 mod cold;
 mod during;
 mod event;
@@ -145,6 +146,13 @@ enum State {
     Readying {
         t: Try,
         sealed: Option<(Digest, u64)>,
+        incumbent: Party,
+    },
+    /// Ready was good, Canary is sent.
+    Canary {
+        t: Try,
+        /// O was asked to seal.
+        asked: bool,
         incumbent: Party,
     },
     /// Commit is sent.
@@ -312,6 +320,7 @@ impl Machine for Supervisor {
             State::Preparing { t } => self.preparing_on(t, event),
             State::Sealing { t } => self.sealing_on(t, event),
             State::Readying { t, sealed, incumbent } => self.readying_on(t, sealed, incumbent, event),
+            State::Canary { t, asked, incumbent } => self.canary_on(t, asked, incumbent, event),
             State::Activating { t, incumbent } => self.activating_on(t, incumbent, event),
             State::Resolving { r } => self.resolving_on(r, event),
             State::Settling { t, epoch, outcome, reason } => {

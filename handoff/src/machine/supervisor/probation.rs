@@ -12,7 +12,8 @@ use super::{Party, Server, State, Supervisor, Try, Why};
 use crate::ids::{Epoch, HandoffId, InstanceId};
 use crate::journal::Record;
 use crate::machine::recovery::FoundTrial;
-use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Way, times};
+use crate::machine::step::{Effect, Effects, Ended, Hook, Outcome, Peer, Step, Timer, Way, times};
+use crate::wire::Message;
 use std::time::Duration;
 
 /// A server on probation.
@@ -26,6 +27,8 @@ pub(super) struct Trial {
     window: Duration,
     /// The last progress that was heard of.
     progress: Option<u64>,
+    /// A canary is tried on it again and again.
+    canary: bool,
     /// Why it did not stand it; the way back is being looked for.
     verdict: Option<String>,
     /// The way back was aborted once.
@@ -34,12 +37,29 @@ pub(super) struct Trial {
 
 impl Trial {
     fn new(handoff: HandoffId, previous: InstanceId, window: Duration) -> Self {
-        Self { handoff, previous, window, progress: None, verdict: None, tried: false }
+        Self { handoff, previous, window, progress: None, canary: false, verdict: None, tried: false }
     }
 
     /// It has failed, only the way back is not known yet.
     pub(super) fn is_over(&self) -> bool {
         self.verdict.is_some()
+    }
+
+    pub(super) fn has_canary(&self) -> bool {
+        self.canary
+    }
+
+    /// Its answers are listened to.
+    fn sings(&self) -> bool {
+        self.canary && !self.is_over()
+    }
+
+    /// No canary any more.
+    fn leave_canary(&self) -> Effects {
+        if !self.canary {
+            return Vec::new();
+        }
+        vec![Effect::Disarm(Timer::Canary), Effect::Cancel(Hook::Canary)]
     }
 }
 
@@ -117,7 +137,7 @@ impl Supervisor {
             self.state = State::Idle { server };
             return Vec::new();
         }
-        self.watch(server, t.upgrade.handoff, t.server.facts.instance, window)
+        self.watch(server, t.upgrade.handoff, t.server.facts.instance, window, t.upgrade.canary)
     }
 
     pub(super) fn watch(
@@ -126,16 +146,27 @@ impl Supervisor {
         handoff: HandoffId,
         previous: InstanceId,
         window: Duration,
+        canary: bool,
     ) -> Effects {
-        let trial = Trial::new(handoff, previous, window);
+        let trial = Trial { canary, ..Trial::new(handoff, previous, window) };
         self.state = State::Probation { server, trial };
-        vec![Effect::Arm(Timer::Probation, window), Effect::Arm(Timer::Stall, times::LEASE)]
+        let mut effects =
+            vec![Effect::Arm(Timer::Probation, window), Effect::Arm(Timer::Stall, times::LEASE)];
+        if canary {
+            effects.push(Self::next_canary());
+        }
+        effects
+    }
+
+    fn next_canary() -> Effect {
+        Effect::Arm(Timer::Canary, times::HEARTBEAT)
     }
 
     pub(super) fn probation_on(&mut self, server: Server, mut trial: Trial, event: Event) -> Effects {
         match event {
             Event::Upgrade(upgrade) => {
                 let mut effects = vec![Effect::Disarm(Timer::Probation), Effect::Disarm(Timer::Stall)];
+                effects.extend(trial.leave_canary());
                 let back = match upgrade.way {
                     // it stays on trial in the journal: a supervisor that is restarted knows that this goes back
                     Way::Back => {
@@ -155,13 +186,24 @@ impl Supervisor {
             Event::ProbationOver if !trial.is_over() => {
                 self.state = State::Idle { server };
                 let handoff = trial.handoff;
-                vec![Effect::Disarm(Timer::Stall), Effect::Persist(Record::ProbationOver { handoff })]
+                let mut effects = trial.leave_canary();
+                effects.extend([
+                    Effect::Disarm(Timer::Stall),
+                    Effect::Persist(Record::ProbationOver { handoff }),
+                ]);
+                effects
             }
             Event::Unhealthy { why } if !trial.is_over() => {
-                let previous = trial.previous;
-                trial.verdict = Some(format!("the new server says that it is not healthy: {why}"));
-                self.state = State::Probation { server, trial };
-                vec![Effect::Disarm(Timer::Probation), Effect::TurnBack(previous)]
+                let verdict = format!("the new server says that it is not healthy: {why}");
+                self.voted_down(server, trial, verdict)
+            }
+            Event::Tried(Err(why)) if trial.sings() => {
+                self.voted_down(server, trial, format!("the canary failed on probation: {why}"))
+            }
+            Event::Tried(Ok(())) if trial.sings() => vec![Self::next_canary()],
+            Event::CanaryDue if trial.sings() => {
+                let canary = Effect::send(Peer::Incumbent, trial.handoff, server.epoch, Message::Canary);
+                vec![canary, Effect::Call(Hook::Canary)]
             }
             Event::IncumbentExited => self.fell(trial, "the new server died on probation"),
             Event::StallOver => self.fell(trial, "the new server made no progress on probation"),
@@ -176,14 +218,22 @@ impl Supervisor {
                 effects
             }
             // the channel broke: the server serves on, S asks it again
-            Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentClosed => {
+                // with the channel a canary may be lost: that is not the server's fault
+                let mut effects = trial.leave_canary();
+                effects.push(Effect::Reconnect(Peer::Incumbent));
+                effects
+            }
             Event::IncumbentAdopted { epoch, .. } => {
+                let again = trial.sings();
                 self.state = State::Probation { server: Server { epoch, ..server }, trial };
-                Vec::new()
+                if again { vec![Self::next_canary()] } else { Vec::new() }
             }
             Event::IncumbentProgress { .. }
             | Event::Unhealthy { .. }
             | Event::ProbationOver
+            | Event::Tried(_)
+            | Event::CanaryDue
             | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {
                 Start Abort Stop Drained SealComplete SealFailed Resumed RetiringSaid
@@ -203,7 +253,8 @@ impl Supervisor {
             | State::Warming { t }
             | State::Preparing { t }
             | State::Sealing { t }
-            | State::Readying { t, .. } => t,
+            | State::Readying { t, .. }
+            | State::Canary { t, .. } => t,
             State::Empty { .. }
             | State::Emptying { .. }
             | State::Pausing { .. }
@@ -234,7 +285,7 @@ impl Supervisor {
         };
         match (&trial.verdict, trial.tried) {
             // an operator wanted it, and can want it again
-            (None, _) => self.watch(server, trial.handoff, trial.previous, trial.window),
+            (None, _) => self.watch(server, trial.handoff, trial.previous, trial.window, trial.canary),
             (Some(_), _) if called_off => {
                 self.serves_on(server, trial, "an operator called the way back off")
             }
@@ -263,8 +314,18 @@ impl Supervisor {
         ]
     }
 
+    /// It lives and is not fit to serve: the way back is looked for.
+    fn voted_down(&mut self, server: Server, mut trial: Trial, verdict: String) -> Effects {
+        let mut effects = trial.leave_canary();
+        effects.extend([Effect::Disarm(Timer::Probation), Effect::TurnBack(trial.previous)]);
+        trial.verdict = Some(verdict);
+        self.state = State::Probation { server, trial };
+        effects
+    }
+
     /// Its tree is emptied, then the build before it is started from disk.
     fn fell(&mut self, trial: Trial, what: &str) -> Effects {
+        let mut effects = trial.leave_canary();
         let reason = match trial.verdict {
             Some(verdict) => format!("{verdict}; {what}"),
             None => what.to_owned(),
@@ -272,6 +333,11 @@ impl Supervisor {
         let (handoff, back) = (trial.handoff, Some(trial.previous));
         let why = Why::Handoff { handoff, reason, back };
         self.state = State::Emptying { why, successor: Party::Gone };
-        vec![Effect::Disarm(Timer::Probation), Effect::Disarm(Timer::Stall), Effect::Kill(Peer::Incumbent)]
+        effects.extend([
+            Effect::Disarm(Timer::Probation),
+            Effect::Disarm(Timer::Stall),
+            Effect::Kill(Peer::Incumbent),
+        ]);
+        effects
     }
 }

@@ -224,7 +224,7 @@ impl Supervisor {
                 SuccessorHello SuccessorAdopted Active RetiredExited RetiredGone RetireOver
                 DeadlineOver DrainOver FreezeOver ActiveOver BackoffOver ColdStartOver Claimed
                 Failed Unhealthy ProbationOver StallOver
-                Alien
+                Tried CanaryDue Alien
             } => self.violation(&event),
         }
     }

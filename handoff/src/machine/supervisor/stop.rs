@@ -41,9 +41,9 @@ impl Supervisor {
             | State::Sealing { .. }
             | State::Ending { .. }
             | State::Settling { .. } => (Party::Alive, Party::Alive),
-            State::Readying { incumbent, .. } | State::Activating { incumbent, .. } => {
-                (*incumbent, Party::Alive)
-            }
+            State::Readying { incumbent, .. }
+            | State::Canary { incumbent, .. }
+            | State::Activating { incumbent, .. } => (*incumbent, Party::Alive),
             State::Resolving { r } => (r.incumbent, r.successor),
             State::Stopping { .. } => return Vec::new(),
         };

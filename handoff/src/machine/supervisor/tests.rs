@@ -4,7 +4,9 @@ use super::Supervisor;
 use crate::ids::{BuildId, Digest, Epoch, HandoffId, InstanceId};
 use crate::machine::recovery::{Found, recover};
 use crate::machine::restarts::Restarts;
-use crate::machine::step::{Command, Effect, Effects, Input, Machine, Peer, Timer, Upgrade, Way, Which};
+use crate::machine::step::{
+    Command, Effect, Effects, Hook, Input, Machine, Peer, Report, Timer, Upgrade, Way, Which,
+};
 use crate::wire::{Formats, Hello, Message, Role, Stamped, Standing, Strategy};
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ fn hello(instance: InstanceId, role: Role, strategy: Strategy) -> Input {
         epoch: BASE,
         listeners: Vec::new(),
         generation: 0,
+        canary: true,
     };
     let peer = if role == Role::Successor { Peer::Successor } else { Peer::Incumbent };
     said(peer, Message::Hello(Box::new(hello)))
@@ -63,7 +66,12 @@ fn on(strategy: Strategy, state: &str) -> Supervisor {
 }
 
 fn with_probation(strategy: Strategy, state: &str, probation: Duration) -> Supervisor {
+    with(strategy, state, probation, false)
+}
+
+fn with(strategy: Strategy, state: &str, probation: Duration, canary: bool) -> Supervisor {
     let upgrade = Upgrade {
+        canary,
         handoff: HANDOFF,
         successor: N,
         deadline: Duration::from_secs(300),
@@ -110,6 +118,30 @@ fn a_broken_channel_is_made_anew_and_the_question_is_asked_again() {
     // the first question went into the broken channel
     let effects = s.handle(said(Peer::Incumbent, adopted()));
     assert!(asks(&effects), "{effects:?}");
+}
+
+// while a canary was under way the successor had lost the supervisor for its lease and claimed by itself; its Active was
+// read over, S waited for another one, and ended a healthy server
+#[test]
+fn a_successor_that_claimed_by_itself_during_a_canary_has_committed() {
+    let mut s = with(Strategy::Overlap, "Canary", Duration::ZERO, true);
+    let effects = s.handle(said(Peer::Successor, Message::Active { epoch: NEXT }));
+    assert!(effects.contains(&Effect::Cancel(Hook::Canary)), "{effects:?}");
+    assert!(effects.contains(&Effect::Promote), "{effects:?}");
+    assert_eq!(s.state_name(), "Idle");
+}
+
+// the frame with a canary may be lost with its channel: that is no answer, and no fault of a server that serves
+#[test]
+fn a_canary_that_is_lost_with_its_channel_votes_nobody_down() {
+    let mut s = with(Strategy::Exclusive, "Canary", Duration::from_secs(10), true);
+    let answered = Input::Done(Hook::Canary, Ok(Report::Nothing));
+    give(&mut s, vec![answered, said(Peer::Successor, Message::Active { epoch: NEXT })]);
+    give(&mut s, vec![Input::Expired(Timer::Canary)]);
+    let effects = s.handle(Input::Closed(Peer::Incumbent));
+    assert!(effects.contains(&Effect::Cancel(Hook::Canary)), "{effects:?}");
+    let effects = s.handle(said(Peer::Incumbent, adopted()));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Arm(Timer::Canary, _))), "tried again: {effects:?}");
 }
 
 #[test]
@@ -322,6 +354,7 @@ fn turning_back(strategy: Strategy, back: InstanceId) -> Supervisor {
 
 fn goes_back(s: &mut Supervisor, back: InstanceId) {
     let upgrade = Upgrade {
+        canary: false,
         handoff: HandoffId(back.0),
         successor: back,
         deadline: Duration::from_secs(60),

@@ -7,7 +7,7 @@ use crate::{disk, probe};
 use handoff::error::Error;
 use handoff::machine::Outcome;
 use handoff::supervisor::report::{HandoffReport, InstanceReport};
-use handoff::supervisor::{HandoffOutcome, SpawnSpec, Supervisor};
+use handoff::supervisor::{Canary, HandoffOutcome, SpawnSpec, Supervisor};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
@@ -17,7 +17,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tracing_subscriber::EnvFilter;
 
 /// The end of the upgrade, and what the operator is told.
-pub(super) fn upgrade(args: &Upgrade, binary: Option<PathBuf>) -> (Exit, HandoffReport) {
+pub(super) fn upgrade(
+    args: &Upgrade,
+    binary: Option<PathBuf>,
+    canary: Option<Canary>,
+) -> (Exit, HandoffReport) {
     let failed = |exit, why: String| (exit, no_report(Outcome::PreflightFailed, why));
     let run_dir = &args.run_dir;
     if !run_dir.join("ctl").is_dir() {
@@ -34,7 +38,7 @@ pub(super) fn upgrade(args: &Upgrade, binary: Option<PathBuf>) -> (Exit, Handoff
         Ok(runtime) => runtime,
         Err(e) => return failed(Exit::Internal, format!("no runtime: {e}")),
     };
-    match runtime.block_on(supervise(args, binary)) {
+    match runtime.block_on(supervise(args, binary, canary)) {
         Ok(report) => (Exit::of_outcome(report.outcome), report),
         Err(e @ Error::InUse { .. }) => {
             failed(Exit::Busy, format!("{e}; a supervisor runs: leave --no-supervisor out"))
@@ -47,7 +51,11 @@ pub(super) fn upgrade(args: &Upgrade, binary: Option<PathBuf>) -> (Exit, Handoff
     }
 }
 
-async fn supervise(args: &Upgrade, binary: Option<PathBuf>) -> Result<HandoffReport, Error> {
+async fn supervise(
+    args: &Upgrade,
+    binary: Option<PathBuf>,
+    canary: Option<Canary>,
+) -> Result<HandoffReport, Error> {
     let mut supervisor = Supervisor::new(&args.run_dir)
         .with_build_id(concat!("handoffctl ", env!("CARGO_PKG_VERSION"), ", for one upgrade"))
         .as_guest();
@@ -67,6 +75,10 @@ async fn supervise(args: &Upgrade, binary: Option<PathBuf>) -> Result<HandoffRep
     let new = new.drain_grace(args.drain_grace).freeze_budget(args.freeze_budget).deadline(args.deadline);
     // nobody is there to end a probation: this program leaves when the handoff is over
     let new = new.probation(Duration::ZERO).one_way(args.one_way);
+    let new = match canary {
+        Some(canary) => new.canary(canary),
+        None => new,
+    };
     let outcome = hand_over(&supervisor, new).await;
     // the old server leaves by itself, but what held it is put away by whoever watches
     supervisor.leave(args.drain_grace + args.deadline).await;

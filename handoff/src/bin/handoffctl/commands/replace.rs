@@ -46,7 +46,7 @@ fn of(outcome: Replacement) -> Exit {
 
 fn ask(args: &Upgrade) -> Result<ReplacementReport, NoAnswer> {
     let mut client = Client::connect(&args.run_dir, PATIENCE)?;
-    let binary = match args.binary.as_deref().map(checked).transpose() {
+    let binary = match args.binary.as_deref().map(|path| checked("--binary", path)).transpose() {
         Ok(binary) => binary,
         Err(why) => return Ok(ReplacementReport::not(Replacement::Refused, why)),
     };

@@ -15,6 +15,9 @@ use std::time::Duration;
 pub(super) const AFTERMATH: Duration = Duration::from_secs(180);
 
 pub(crate) fn main(args: &Upgrade) -> Exit {
+    if let Err(why) = args.check() {
+        return Exit::usage("upgrade", &why);
+    }
     let asked = if args.no_supervisor { Ok(alone(args)) } else { ask(args).map_err(hinted) };
     show(asked, &args.run_dir, args.format)
 }
@@ -51,18 +54,52 @@ pub(super) fn show(asked: Result<(Exit, HandoffReport), NoAnswer>, run_dir: &Pat
 }
 
 fn alone(args: &Upgrade) -> (Exit, HandoffReport) {
-    match args.binary.as_deref().map(checked).transpose() {
-        Ok(binary) => super::alone::upgrade(args, binary),
-        Err(why) => (Exit::Preflight, output::no_report(Outcome::PreflightFailed, why)),
+    let wanted = binary(args).and_then(|binary| Ok((binary, args.canary.own()?)));
+    match wanted {
+        Ok((binary, canary)) => super::alone::upgrade(args, binary, canary),
+        Err(why) => preflight(why),
     }
+}
+
+fn preflight(why: String) -> (Exit, HandoffReport) {
+    (Exit::Preflight, output::no_report(Outcome::PreflightFailed, why))
+}
+
+fn binary(args: &Upgrade) -> Result<Option<PathBuf>, String> {
+    args.binary.as_deref().map(|path| checked("--binary", path)).transpose()
+}
+
+/// An older supervisor would not see that a canary is asked for, and upgrade without.
+fn knows_canaries(args: &Upgrade) -> Result<Result<(), String>, NoAnswer> {
+    let mut client = Client::connect(&args.run_dir, AFTERMATH)?;
+    client.send(&Request::Status)?;
+    let supervisor = match client.next()? {
+        Reply::Status { status } => status.supervisor.unwrap_or_default(),
+        other => return Err(NoAnswer::Garbage(format!("not an answer to a status: {other:?}"))),
+    };
+    Ok(if supervisor.canary {
+        Ok(())
+    } else {
+        Err(format!(
+            "the supervisor that runs (version {}) does not know --canary: upgrade it first with --supervisor, or \
+             leave the canary out",
+            supervisor.version
+        ))
+    })
 }
 
 fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
     let probation = if args.wait_probation { args.probation + args.deadline } else { Duration::ZERO };
+    if args.canary.wanted()
+        && let Err(why) = knows_canaries(args)?
+    {
+        return Ok(preflight(why));
+    }
     let mut client = Client::connect(&args.run_dir, args.deadline + probation + AFTERMATH)?;
-    let binary = match args.binary.as_deref().map(checked).transpose() {
-        Ok(binary) => binary,
-        Err(why) => return Ok((Exit::Preflight, output::no_report(Outcome::PreflightFailed, why))),
+    let wanted = binary(args).and_then(|binary| Ok((binary, args.canary.request()?)));
+    let (binary, canary) = match wanted {
+        Ok(wanted) => wanted,
+        Err(why) => return Ok(preflight(why)),
     };
     client.send(&Request::Upgrade {
         binary,
@@ -72,6 +109,7 @@ fn ask(args: &Upgrade) -> Result<(Exit, HandoffReport), NoAnswer> {
         probation_ms: millis(args.probation),
         one_way: args.one_way,
         wait_probation: args.wait_probation,
+        canary,
     })?;
     follow(&mut client)
 }
@@ -105,26 +143,23 @@ pub(super) fn follow(client: &mut Client) -> Result<(Exit, HandoffReport), NoAns
 
 /// The path as the supervisor can open it. What this user can see to be wrong need not be asked of the supervisor,
 /// whose own check is the one that counts.
-pub(super) fn checked(binary: &Path) -> Result<PathBuf, String> {
-    let path = std::path::absolute(binary).map_err(|e| format!("--binary {}: {e}", binary.display()))?;
+pub(crate) fn checked(flag: &str, program: &Path) -> Result<PathBuf, String> {
+    let path = std::path::absolute(program).map_err(|e| format!("{flag} {}: {e}", program.display()))?;
     let meta = match std::fs::metadata(&path) {
         Ok(meta) => meta,
         // the supervisor's user may see more than this one
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(path),
-        Err(e) => return Err(format!("--binary {}: {e}; give the path of the new program", path.display())),
+        Err(e) => return Err(format!("{flag} {}: {e}; give the path of the program", path.display())),
     };
     if !meta.is_file() {
-        return Err(format!(
-            "--binary {}: not a regular file; give the path of the new program",
-            path.display()
-        ));
+        return Err(format!("{flag} {}: not a regular file; give the path of the program", path.display()));
     }
     if meta.permissions().mode() & 0o111 == 0 {
-        return Err(format!("--binary {}: not executable; run chmod +x on it", path.display()));
+        return Err(format!("{flag} {}: not executable; run chmod +x on it", path.display()));
     }
     Ok(path)
 }
 
-pub(super) fn millis(time: Duration) -> u64 {
+pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
