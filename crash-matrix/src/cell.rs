@@ -262,7 +262,7 @@ impl FromStr for Cell {
 
 /// Whether a name fits a pattern with `*` and `?`; a pattern without them fits what it is a part of.
 #[must_use]
-pub fn fits(pattern: &str, name: &str) -> bool {
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
     fn glob(pattern: &[u8], name: &[u8]) -> bool {
         match (pattern.split_first(), name.split_first()) {
             (None, None) => true,

@@ -69,8 +69,8 @@ pub(crate) struct Snapshot {
     pub(crate) supervisor_fds: usize,
 }
 
-/// What was left may be on its way out.
-const GOES: Duration = Duration::from_secs(3);
+/// What was left may be on its way out: a build is being kept under a temporary name, a child is being reaped.
+const GOES: Duration = Duration::from_secs(20);
 
 impl Snapshot {
     pub(crate) fn take(rig: &Rig) -> Snapshot {
@@ -120,11 +120,11 @@ fn holders(lock: &Path) -> Vec<u32> {
     let end = format!(":{inode}");
     let held = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     // who waits has an arrow in front
-    held.filter(|words| {
+    let held = held.filter(|words| {
         words.get(1) == Some(&"FLOCK") && words.get(5).is_some_and(|file| file.ends_with(&end))
-    })
-    .filter_map(|words| words[4].parse().ok())
-    .collect()
+    });
+    let pids: BTreeSet<u32> = held.filter_map(|words| words[4].parse().ok()).collect();
+    pids.into_iter().collect()
 }
 
 /// Looks at owner.lock all the time.
@@ -146,13 +146,15 @@ impl Locks {
         let lock = rig.data_dir.join(".handoff/owner.lock");
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            let mut seen = LocksSeen::default();
+            let (mut seen, mut last) = (LocksSeen::default(), Vec::new());
             while stopped.recv_timeout(Duration::from_millis(2)) == Err(RecvTimeoutError::Timeout) {
                 let held = holders(&lock);
                 seen.samples += 1;
-                if held.len() > 1 {
-                    seen.crowds.push(held);
+                // the table is read in pieces: who let go meanwhile may be in one, who took it then in the next
+                if held.len() > 1 && held == last {
+                    seen.crowds.push(held.clone());
                 }
+                last = held;
             }
             seen
         });

@@ -1,6 +1,6 @@
 //! Results on a terminal: points x faults, one glyph a cell; totals; what was slowest; what is red, and why.
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Fault};
 use crate::record::{Record, Verdict};
 use handoff_tests::history::percentile;
 use std::collections::BTreeMap;
@@ -26,6 +26,11 @@ pub(crate) fn rows(records: &[Record]) -> (Vec<String>, Vec<Row<'_>>) {
             None => rows.push(Row { name, cells: BTreeMap::from([(column, record)]) }),
         }
     }
+    let known = |column: &String| {
+        let fault = column.trim_start_matches('+').split(' ').next();
+        Fault::ALL.iter().position(|known| Some(known.name()) == fault)
+    };
+    columns.sort_by_key(|column| (column.starts_with('+'), column.contains(' '), known(column)));
     (columns, rows)
 }
 

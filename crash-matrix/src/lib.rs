@@ -20,7 +20,7 @@ mod sweep;
 mod trial;
 mod words;
 
-pub use cell::{Cell, Fault, Policy, Strike, Workload, fits};
+pub use cell::{Cell, Fault, Policy, Strike, Workload};
 pub use grid::{explained, text, totals};
 pub use oracle::Violation;
 pub use page::html;

@@ -14,9 +14,10 @@ table{border-collapse:collapse}.fig td{padding:.15rem .9rem .15rem 0}.fig td+td{
 .grid th{font-weight:500;text-align:left}.grid thead th{height:8.5rem;vertical-align:bottom;padding:0 2px}
 .grid thead th div{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
 .grid tbody th{font:12px ui-monospace,monospace;padding-right:.8rem;white-space:nowrap}
-.grid td{padding:1px}.grid button{width:22px;height:16px;border:0;border-radius:3px;cursor:pointer;padding:0;font:11px monospace;color:#fff}
+.grid td{padding:1px}.grid button{vertical-align:middle;display:block;width:22px;height:16px;border:0;border-radius:3px;cursor:pointer;padding:0;font:11px monospace;color:#fff}
 .green{background:#2da44e}.red{background:#cf222e}.unreached{background:#8c959f}.flaky{background:#bf8700}
 .grid button:hover,.grid button:focus{outline:2px solid #0969da}
+.rS{color:#8250df}.rO{color:#0969da}.rN{color:#1a7f37}
 .grid tr.part th{padding-top:.8rem;font:600 13px system-ui,sans-serif}
 .wrap{display:flex;gap:2rem;align-items:flex-start}
 #box{position:sticky;top:1rem;flex:1;min-width:30rem;border:1px solid #d0d7de;border-radius:6px;padding:.8rem 1rem;max-height:92vh;overflow:auto}
@@ -47,7 +48,10 @@ pub fn html(records: &[Record]) -> String {
     let mut out =
         String::from("<!doctype html><html lang=en><meta charset=utf-8><title>Crash matrix</title>");
     let _ = write!(out, "<meta name=viewport content='width=device-width'><style>{STYLE}</style>");
-    out.push_str("<h1>Crash matrix</h1><p>Every role of an upgrade is struck at every step, under load.</p>");
+    out.push_str(
+        "<h1>Crash matrix</h1><p>Every role of an upgrade (<span class=rS>S, the supervisor</span>, <span \
+         class=rO>O, the old server</span>, <span class=rN>N, the new one</span>) is struck at every step, under load.</p>",
+    );
     let [green, red, unreached, flaky] = totals(records);
     let _ = write!(
         out,
@@ -87,20 +91,14 @@ fn grid(out: &mut String, records: &[Record]) {
         let _ = write!(out, "<th><div>{}</div></th>", escaped(column));
     }
     out.push_str("</tr></thead><tbody>");
-    let mut part = "";
+    let mut two = false;
     for row in &rows {
-        let name = match row.name.split('.').next() {
-            _ if row.name.contains(" + ") => "Two faults",
-            Some("S") => "The supervisor",
-            Some("O") => "The old server",
-            Some("N") => "The new server",
-            _ => "A server started from disk",
-        };
-        if name != part {
-            part = name;
-            let _ = write!(out, "<tr class=part><th>{name}</th></tr>");
+        if row.name.contains(" + ") && !two {
+            two = true;
+            out.push_str("<tr class=part><th>Two faults</th></tr>");
         }
-        let _ = write!(out, "<tr><th>{}</th>", escaped(&row.name));
+        let role = row.name.chars().next().unwrap_or_default();
+        let _ = write!(out, "<tr><th class=r{role}>{}</th>", escaped(&row.name));
         for column in &columns {
             out.push_str("<td>");
             if let Some(record) = row.cells.get(column) {

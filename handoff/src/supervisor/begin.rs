@@ -106,6 +106,7 @@ pub(super) async fn begin(
         grace: crate::crash::scaled(GRACE),
         last_exit: None,
         journal_trouble: None,
+        missed: VecDeque::new(),
         cleaned: leftovers.told(),
     };
     // who serves now may have to be started again, from the same build

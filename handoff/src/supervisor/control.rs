@@ -149,7 +149,8 @@ async fn write(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     }
 }
 
-/// Sees an upgrade through. An error means that the client is gone: the upgrade goes on without it.
+/// Sees an upgrade through. An error means that the client is gone, and the upgrade goes on without it; or that nobody
+/// is there who could answer, and the client is left without one.
 async fn upgrade(stream: &mut UnixStream, handle: &Handle, wanted: Wanted) -> io::Result<Reply> {
     let (phases, mut events) = mpsc::unbounded_channel();
     let (reply, mut answer) = oneshot::channel();
@@ -168,7 +169,8 @@ async fn upgrade(stream: &mut UnixStream, handle: &Handle, wanted: Wanted) -> io
         Ok(Ok(done)) => Reply::Result { report: Box::new(done.report) },
         Ok(Err(Refusal::Busy(id))) => Reply::Busy { handoff_id: id.to_string() },
         Ok(Err(Refusal::Error(error))) => Reply::Error { message: error.to_string() },
-        Err(_) => Reply::Error { message: "the supervisor stops: ask status later".to_owned() },
+        // nobody supervises any more, so nobody knows here how it ends: the same as a supervisor that is killed
+        Err(_) => return Err(io::Error::other("the supervisor came to its end")),
     })
 }
 

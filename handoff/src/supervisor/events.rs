@@ -235,6 +235,9 @@ impl World {
         self.heart += 1;
         self.arrivals.look();
         self.beats.arm(Beat::Heart, Self::heartbeat());
+        if let Err(error) = self.catch_up() {
+            self.journal_trouble = Some(error.to_string());
+        }
         let message = Message::Heartbeat { progress: self.heart };
         let frame = Stamped { handoff: HandoffId::NIL, epoch: Epoch::ZERO, message };
         let slots = self.incumbent.iter().chain(&self.successor).chain(self.retiring.values());

@@ -3,7 +3,7 @@
 use super::instance::Instance;
 use super::spawn::{Birth, Build};
 use super::world::World;
-use crate::ids::InstanceId;
+use crate::ids::{HandoffId, InstanceId};
 use crate::machine::{Peer, Which};
 use crate::os::channel::Channel;
 use crate::os::listeners::{self, Address};
@@ -34,6 +34,9 @@ impl World {
                 return Err("nothing is started under this name".to_owned());
             }
         };
+        if peer == Peer::Incumbent {
+            self.withdraw_of_last();
+        }
         let started = self.start_instance(id, role, &build).await;
         let instance = started.inspect_err(|_| self.remove_control(id))?;
         tracing::info!(instance = %id, pid = ?instance.pid, program = %build.executable.path.display(), "started");
@@ -52,6 +55,16 @@ impl World {
             Peer::Supervisor | Peer::Retiring(_) => {}
         }
         Ok(())
+    }
+
+    /// An incumbent that survived an aborted handoff removes its proposal when the next one is over. Who is started
+    /// from disk knows nothing of either: the supervisor does.
+    fn withdraw_of_last(&self) {
+        let last = self.last.as_ref().and_then(|last| HandoffId::parse(&last.handoff_id));
+        if let Some(Err(error)) = last.map(|handoff| self.site.claims.withdraw(handoff, true)) {
+            // whoever serves removes it when the next handoff is over
+            tracing::warn!(%error, "a proposal stays");
+        }
     }
 
     async fn start_instance(

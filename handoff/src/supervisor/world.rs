@@ -35,6 +35,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+/// Records that are kept for a journal that does not take them.
+const MISSED: usize = 64;
+
 /// Own timers of the world, beside the machine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Beat {
@@ -119,6 +122,8 @@ pub(super) struct World {
     pub(super) last_exit: Option<String>,
     /// Why the journal is behind.
     pub(super) journal_trouble: Option<String>,
+    /// Records that the journal did not take, oldest first, at most [`MISSED`].
+    pub(super) missed: VecDeque<Record>,
     /// What this supervisor removed when it began.
     pub(super) cleaned: Vec<String>,
 }
@@ -183,20 +188,32 @@ impl World {
         if crate::crash::planted("O10") && record.name() == "ended" {
             return Ok(());
         }
-        match self.journal.append(&record) {
-            Ok(()) => {
-                self.journal_trouble = None;
-                Ok(())
-            }
+        match self.catch_up().and_then(|()| self.journal.append(&record)) {
+            Ok(()) => Ok(()),
             Err(error) if record.is_essential() => {
                 Err(driver::Failure { step: Step::Persist, why: error.to_string() })
             }
             Err(error) => {
                 tracing::warn!(%error, record = record.name(), "the journal is behind");
                 self.journal_trouble = Some(error.to_string());
+                self.missed.push_back(record);
+                if self.missed.len() > MISSED {
+                    self.missed.pop_front();
+                }
                 Ok(())
             }
         }
+    }
+
+    /// What the journal did not take is written, in its order, as soon as it takes it: a handoff that has ended must
+    /// not stay open there until the next one.
+    pub(super) fn catch_up(&mut self) -> Result<(), crate::journal::JournalError> {
+        while let Some(record) = self.missed.front() {
+            self.journal.append(record)?;
+            self.missed.pop_front();
+        }
+        self.journal_trouble = None;
+        Ok(())
     }
 
     fn owner(&self, epoch: Epoch) -> Option<InstanceId> {
