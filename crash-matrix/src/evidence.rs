@@ -29,6 +29,8 @@ pub(crate) struct Evidence {
     pub(crate) settled: Duration,
     /// Whether clients may have lost what was under way: the only server died.
     pub(crate) exempt: bool,
+    /// Two deaths left nobody who held the listener.
+    pub(crate) orphaned: bool,
     /// What the operator was told.
     pub(crate) done: Option<Finished>,
     /// Before anything happened, when it was over, and after one more upgrade.

@@ -197,6 +197,9 @@ fn o6(seen: &Evidence) -> Vec<String> {
 
 fn o7(seen: &Evidence) -> Vec<String> {
     let mut wrong = Vec::new();
+    if seen.orphaned {
+        return wrong;
+    }
     let inodes = [seen.before.listener, seen.middle.listener, seen.end.listener];
     if inodes[0].is_none() || inodes.windows(2).any(|pair| pair[0] != pair[1]) {
         wrong.push(format!("the listener's inode: {inodes:?}"));

@@ -52,12 +52,13 @@ fn found() -> Vec<Cell> {
 /// recorded, `jobs` at once; that takes a while, so a pattern that names no second fault (`+`) has none.
 #[must_use]
 pub fn cells(tier: Tier, points: &Points, jobs: usize, pattern: &str) -> Vec<Cell> {
-    let mut cells = of_tier(tier, points, jobs, pattern.is_empty() || pattern.contains('+'));
+    let seconds = if pattern.is_empty() { Some("") } else { pattern.split_once('+').map(|(first, _)| first) };
+    let mut cells = of_tier(tier, points, jobs, seconds);
     cells.retain(|cell| fits(pattern, &cell.to_string()));
     cells
 }
 
-fn of_tier(tier: Tier, points: &Points, jobs: usize, seconds: bool) -> Vec<Cell> {
+fn of_tier(tier: Tier, points: &Points, jobs: usize, seconds: Option<&str>) -> Vec<Cell> {
     let key: Vec<&Point> = points.all().filter(|p| p.hit == 1 && KEY.contains(&p.name.as_str())).collect();
     match tier {
         Tier::Smoke => {
@@ -88,8 +89,8 @@ fn of_tier(tier: Tier, points: &Points, jobs: usize, seconds: bool) -> Vec<Cell>
                 workload: Workload::Library,
                 ..Cell::of((*point).clone(), Fault::Kill9)
             }));
-            if seconds {
-                cells.extend(pairs(&key, points, jobs));
+            if let Some(firsts) = seconds {
+                cells.extend(pairs(&key, points, jobs, firsts));
             }
             cells
         }
@@ -117,8 +118,9 @@ fn touches_disk(fault: Fault, point: &str) -> bool {
 }
 
 /// A second fault, killing or stopping, at every point that whoever is left always comes by after the first.
-fn pairs(key: &[&Point], points: &Points, jobs: usize) -> Vec<Cell> {
-    let firsts: Vec<Cell> = key.iter().map(|point| Cell::of((*point).clone(), Fault::Kill9)).collect();
+fn pairs(key: &[&Point], points: &Points, jobs: usize, pattern: &str) -> Vec<Cell> {
+    let mut firsts: Vec<Cell> = key.iter().map(|point| Cell::of((*point).clone(), Fault::Kill9)).collect();
+    firsts.retain(|first| fits(pattern, &first.to_string()));
     let mut cells = Vec::new();
     for (first, seconds) in firsts.iter().zip(lead::seconds(&firsts, points, jobs)) {
         for point in seconds {

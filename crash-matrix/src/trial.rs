@@ -112,7 +112,7 @@ pub(crate) fn run(cell: &Cell, points: &Points, how: &How) -> Trial {
     let mut tender = Tender::new(cell, &mut rig, &crashes, &load, upgrade);
     let struck = tender.await_strike();
     tender.tend();
-    let Tender { done, adopted, mut late, killed, socket, .. } = tender;
+    let Tender { done, adopted, mut late, killed, socket, orphaned, .. } = tender;
     let strikes = crashes.strikes();
     let short = |done: &Option<Finished>| {
         done.as_ref().map_or("no end".into(), |d| format!("{:?} {}", d.code, d.stdout))
@@ -148,7 +148,8 @@ pub(crate) fn run(cell: &Cell, points: &Points, how: &How) -> Trial {
         cell: cell.clone(),
         strike,
         settled,
-        exempt,
+        exempt: exempt || orphaned,
+        orphaned,
         done,
         before,
         middle,
@@ -201,6 +202,8 @@ struct Tender<'a> {
     /// Whom we ended.
     killed: BTreeSet<u32>,
     continued: BTreeSet<u32>,
+    /// For a moment nobody lived who held the listener.
+    orphaned: bool,
 }
 
 impl<'a> Tender<'a> {
@@ -219,6 +222,7 @@ impl<'a> Tender<'a> {
             late: Vec::new(),
             killed: BTreeSet::new(),
             continued: BTreeSet::new(),
+            orphaned: false,
         }
     }
 
@@ -251,6 +255,7 @@ impl<'a> Tender<'a> {
         loop {
             self.hear();
             self.attend_to_strikes();
+            self.attend_to_listener();
             self.attend_to_supervisor();
             if self.adopted.is_none()
                 && let Some(restarted) = self.restarted
@@ -306,6 +311,16 @@ impl<'a> Tender<'a> {
                 self.killed.insert(hit.pid);
                 let _ = kill(pid, Signal::SIGKILL);
             }
+        }
+    }
+
+    /// I6: a listener lives as long as any of S, O, N, X. Two deaths may leave none, or only a supervisor that was just
+    /// started and has not been given it.
+    fn attend_to_listener(&mut self) {
+        let empty_handed =
+            !alive(self.rig.supervisor_pid()) || self.restarted.is_some() && self.adopted.is_none();
+        if self.cell.second.is_some() && empty_handed && !self.rig.instances().iter().any(|pid| alive(*pid)) {
+            self.orphaned = true;
         }
     }
 
