@@ -142,6 +142,14 @@ fn a_server_that_crashed_starts_as_the_build_of_the_highest_claim() {
     kill_and_replace(&rig);
     runs(&rig, &second);
     kill_all(&mut rig);
+    // so soon that nobody had noted how it was called: its claim names the program (it was the configured one that came,
+    // where both had the same content)
+    let builds = rig.data_dir.join(".handoff/builds");
+    for entry in std::fs::read_dir(&builds).expect("a directory of ours").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("spec.") {
+            std::fs::remove_file(entry.path()).expect("a file of ours");
+        }
+    }
     rig.run();
     runs(&rig, &second);
     // an upgrade that never claimed changes nothing of that

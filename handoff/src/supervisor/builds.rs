@@ -195,11 +195,13 @@ impl World {
         let builds = Arc::clone(&self.site.builds);
         let (instance, digest) = (claim.instance, claim.build_digest);
         let configured = self.configured.clone();
+        let executable = executable_of(&claim).into_os_string().into_vec();
         let recalled = tokio::task::spawn_blocking(move || {
             recall(&builds, instance).or_else(|why| {
-                // its claim names the build, and the configured call is the best guess
+                // everything died before its call was noted: its claim names build and file, and the configured
+                // arguments are the best guess
                 let like = configured.filter(|_| digest != BuildDigest::UNKNOWN).ok_or(why)?;
-                found(&builds, &KeptSpec { digest, ..like.kept() })
+                found(&builds, &KeptSpec { digest, executable, ..like.kept() })
             })
         });
         match recalled.await.map_err(|e| e.to_string())? {
