@@ -2,12 +2,13 @@
 
 use crate::life::{drop_channel, power_loss, process_dies, recovered, restart, stop_or_kill};
 use crate::moves::{Act, Cut, Move, Who};
+use crate::mutants;
 use crate::perform;
 use crate::rules::{Formats, Mutant, Rules};
 use crate::world::{Finding, Mode, PeerView, Stream, WINDOW, World};
 use handoff::ids::{Digest, Epoch, HandoffId, InstanceId};
 use handoff::machine::{
-    Command, Effect, Ended, Hook, Input, Machine, Peer, Report, Step, Timer, Upgrade, Way,
+    Command, Effect, Ended, Hook, Input, Peer, Report, Step, Timer, Upgrade, Way,
 };
 use handoff::wire::{Message, Refused, Stamped};
 use std::collections::VecDeque;
@@ -83,7 +84,12 @@ pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) ->
         (Who::P(n), Act::Drop) => drop_channel(&mut w, n),
         (Who::P(n), Act::Accept) => {
             if let Some(live) = w.procs[n].edit().live.as_mut() {
-                live.link = live.knock.take();
+                let old = std::mem::replace(&mut live.link, live.knock.take());
+                if rules.is(Mutant::OldConnectionHeard)
+                    && let (Some(old), Some(new)) = (old, &mut live.link)
+                {
+                    new.stream.frames.extend(old.stream.frames);
+                }
             }
         }
         (Who::S, Act::Restart) => restart(&mut w),
@@ -169,7 +175,10 @@ fn supervisor_input(w: &mut World, act: Act, rules: &Rules) -> Option<Input> {
             r.wanted = 1;
             w.upgrades -= 1;
             w.rounds += 1;
-            let one_way = rules.formats == Formats::Newer && rules.mutant.is_none();
+            if rules.each && w.rounds > 1 {
+                w.faults = rules.faults;
+            }
+            let one_way = rules.formats == Formats::Newer && !rules.is(Mutant::WayBackNotAsked);
             upgrade(if one_way { Way::OneWay } else { Way::Forward })
         }
         Act::TurnBack => {
@@ -214,7 +223,7 @@ fn supervisor_step(w: &mut World, act: Act, cut: Cut, rules: &Rules, seen: &mut 
         let Some(input) = supervisor_input(w, act, rules) else { return Ok(()) };
         let Some(r) = w.running_mut() else { return Ok(()) };
         seen.tell(|| format!("         {} <- {input:?}", r.machine.state_name()));
-        let effects = r.machine.handle(input);
+        let effects = mutants::supervise(r, input, rules);
         seen.tell(|| format!("         -> {}", r.machine.state_name()));
         effects.into()
     };
@@ -359,6 +368,15 @@ fn process_input(w: &mut World, n: usize, act: Act, rules: &Rules) -> Option<Inp
             let report = Report::Opened { digest: digest(revision), data_epoch: stamped, healthy: false };
             Input::Done(Hook::Open, Ok(report))
         }
+        Act::Misread => {
+            live.hooks.remove(&Hook::Open);
+            live.memory = Some(u8::MAX);
+            w.ghost.hurt |= 1 << n;
+            // without the comparison it is as if it had loaded what was sealed
+            let loaded = if rules.is(Mutant::DigestNotCompared) { revision } else { u8::MAX };
+            let report = Report::Opened { digest: digest(loaded), data_epoch: stamped, healthy: true };
+            Input::Done(Hook::Open, Ok(report))
+        }
         Act::Done(hook) => {
             live.hooks.remove(&hook);
             return hook_done(w, n, hook, revision, stamped);
@@ -426,11 +444,12 @@ fn process_step(
         live.map(|live| std::mem::take(&mut live.todo)).unwrap_or_default()
     } else {
         let Some(input) = process_input(w, n, act, rules) else { return Ok(()) };
+        let id = w.procs[n].id;
         let Some(live) = w.procs[n].edit().live.as_mut() else { return Ok(()) };
         seen.tell(|| format!("         {} <- {input:?}", live.machine.state_name()));
-        let effects = perform::handle(live, input, rules);
+        let effects = mutants::handle(id, live, input, rules);
         seen.tell(|| format!("         -> {}", live.machine.state_name()));
-        perform::rewrite_process(live, effects, rules).into()
+        mutants::rewrite(live, effects, rules).into()
     };
     seen.effects.extend(todo.iter().cloned());
     let done = cut_at(&todo, cut);

@@ -2,6 +2,7 @@
 
 use crate::apply::{Broken, Seen, apply, broken};
 use crate::explore::Set;
+use crate::mutants::readdressed;
 use crate::moves::{Act, Move, Who, moves};
 use crate::rules::Rules;
 use crate::world::{Mode, World, fingerprint};
@@ -38,6 +39,28 @@ pub(crate) struct Reached {
     pub(crate) watched_again: bool,
     /// The way back was aborted and is tried once more.
     pub(crate) tried_again: bool,
+}
+
+impl Reached {
+    /// What another part of the run has seen.
+    pub(crate) fn add(&mut self, other: &Reached) {
+        self.committed |= other.committed;
+        self.resumed_before_seal |= other.resumed_before_seal;
+        self.resumed_by_claim |= other.resumed_by_claim;
+        self.reclaimed |= other.reclaimed;
+        self.cold_start_old |= other.cold_start_old;
+        self.cold_start_new |= other.cold_start_new;
+        self.adopted_active_successor |= other.adopted_active_successor;
+        self.self_commit |= other.self_commit;
+        self.resolves_while_hung_successor_locks |= other.resolves_while_hung_successor_locks;
+        self.both_serve |= other.both_serve;
+        self.incumbent_without_supervisor |= other.incumbent_without_supervisor;
+        self.successor_without_supervisor |= other.successor_without_supervisor;
+        self.proven |= other.proven;
+        self.rolled_back |= other.rolled_back;
+        self.rolled_back_from_disk |= other.rolled_back_from_disk;
+        self.watched_again |= other.watched_again;
+    }
 }
 
 pub(crate) fn describe(w: &World) -> String {
@@ -178,7 +201,7 @@ fn stale(handoff: u128, epoch: u64, message: Message) -> Stamped {
 }
 
 /// I8, and that the machines themselves agree with what the world allows. Each distinct machine once.
-pub(crate) fn machines(w: &World, checked: &mut Checked) -> Result<(), Broken> {
+pub(crate) fn machines(w: &World, checked: &mut Checked, rules: &Rules) -> Result<(), Broken> {
     for p in &w.procs {
         let Some(l) = &p.live else { continue };
         if l.machine.serves() && l.tenure.is_none() && l.todo.is_empty() && l.answers.is_empty() {
@@ -199,6 +222,7 @@ pub(crate) fn machines(w: &World, checked: &mut Checked) -> Result<(), Broken> {
             for (handoff, epoch) in [(77, l.machine.epoch().0), (own, 55)] {
                 // a retiring server knows its handoff by its id alone, and only Retire and Resolve count there
                 let frame = stale(handoff, epoch, message.clone());
+                let frame = readdressed(frame, l.machine.handoff(), l.machine.epoch(), rules);
                 let mut machine = l.machine.clone();
                 let effects = machine.handle(Input::Received(Peer::Supervisor, frame));
                 let harmless = effects.iter().all(|e| match e {
@@ -243,10 +267,26 @@ pub(crate) fn machines(w: &World, checked: &mut Checked) -> Result<(), Broken> {
         ] {
             let mut machine = r.machine.clone();
             let name = message.name();
-            let effects = machine.handle(Input::Received(peer, stale(77, 1, message)));
+            let frame = readdressed(stale(77, 1, message), machine.handoff(), Epoch(1), rules);
+            let effects = machine.handle(Input::Received(peer, frame));
             if machine != r.machine || !effects.is_empty() {
                 return broken("I8", format!("{} on a stale {name}: {effects:?}", r.machine.state_name()));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Nobody who is healthy and serves is ended: the next one would serve all the same, but connections are lost. Judged
+/// where nobody can be slow, and nobody is voted down.
+pub(crate) fn nobody_healthy_is_ended(w: &World, rules: &Rules) -> Result<(), Broken> {
+    if !rules.judges_manners() {
+        return Ok(());
+    }
+    for (n, p) in w.procs.iter().enumerate() {
+        let Some(l) = &p.live else { continue };
+        if l.doomed && l.tenure.is_some() && w.ghost.hurt & !w.ghost.ended & (1 << n) == 0 {
+            return broken("ended", format!("{} serves, is healthy and is ended: {}", p.id, describe(w)));
         }
     }
     Ok(())

@@ -1,15 +1,20 @@
 //! Breadth first over every schedule and every fault that the budget allows: the first violation has a shortest trace.
+//!
+//! One level after the other, each by all cores; what is found does not depend on how many there are.
 
 use crate::apply::{Broken, Seen, apply, broken};
 use crate::check::{self, Checked, Reached};
 use crate::life::first;
 use crate::moves::{Act, Cut, Move, Moves, Who, moves};
+use crate::reduce::normal;
 use crate::rules::Rules;
-use crate::tenure::somebody_serves;
+use crate::tenure::{nobody_reads_old_data, somebody_serves};
 use crate::world::World;
 use handoff::machine::Effect;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The keys are hashes already.
 #[derive(Debug, Default)]
@@ -49,55 +54,74 @@ pub(crate) struct Violation {
 
 /// The state from which everything is explored: a server under epoch 1, a supervisor that has nothing to do.
 pub(crate) fn start(rules: &Rules) -> World {
+    // a mutant may not even start
+    let rules = &Rules { mutant: None, ..rules.clone() };
     let mut w = first(rules);
     w.faults = 0;
     w.upgrades = 0;
-    let w = check::settle(w, rules).expect("a cold start without faults");
+    let mut w = check::settle(w, rules).expect("a cold start without faults");
+    if rules.reduced && !rules.overlaps() {
+        // a server that was never written to seals like one that was, but for the number of the revision
+        let write = Move { who: Who::P(0), act: Act::Write, cut: Cut::None };
+        w = apply(&w, write, rules, &mut Seen::default()).expect("a write");
+    }
     World { faults: rules.faults, upgrades: rules.upgrades, ..w }
 }
 
+/// How a state was found first: from which one, and by the how manyeth of its moves.
+type Node = (u32, u32);
+
+/// What one core keeps over the levels.
+#[derive(Default)]
+struct Worker {
+    checked: Checked,
+    seen: Seen,
+}
+
+/// What was found from some states of a level.
+#[derive(Default)]
+struct Batch {
+    news: Vec<(u128, Node, World)>,
+    terminal: usize,
+    reached: Reached,
+    broken: Option<(u32, Option<Move>, Broken)>,
+}
+
+/// States that one core takes at a time.
+const CHUNK: usize = 128;
+
 pub(crate) fn explore(rules: &Rules) -> Found {
-    let initial = start(rules);
+    let mut initial = start(rules);
+    if rules.reduced {
+        normal(&mut initial, rules);
+    }
     let mut visited = Set::default();
     visited.insert(initial.fingerprint());
-    let mut nodes: Vec<(u32, Move)> = vec![(0, Move { who: Who::World, act: Act::Answer, cut: Cut::None })];
-    let mut queue = VecDeque::from([(0u32, initial.clone())]);
-    let mut checked = Checked::default();
+    let mut nodes: Vec<Node> = vec![(0, 0)];
+    let mut level = vec![(0u32, initial.clone())];
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut workers: Vec<Worker> = (0..cores).map(|_| Worker::default()).collect();
     let mut found =
         Found { states: 1, terminal: 0, reached: Reached::default(), violation: None, cut_short: false };
-    let mut seen = Seen::default();
-    while let Some((node, w)) = queue.pop_front() {
-        let list = moves(&w, rules);
-        if let Err(b) = judge(&w, &list, rules, &mut checked, &mut found) {
-            found.violation = Some(violation(&nodes, node, None, &initial, rules, b));
-            return found;
-        }
-        let Moves { eager, timers, lazy, faults } = list;
-        let free = eager.into_iter().chain(timers).chain(lazy).map(|mv| (mv, 0));
-        for (mv, cost) in free.chain(faults.into_iter().map(|mv| (mv, 1))) {
-            let mut variants = vec![(mv, cost)];
-            while let Some((mv, cost)) = variants.pop() {
-                let next = apply(&w, mv, rules, &mut seen);
-                let mut next = match next {
-                    Ok(next) => next,
-                    Err(b) => {
-                        found.violation = Some(violation(&nodes, node, Some(mv), &initial, rules, b));
-                        return found;
-                    }
-                };
-                next.faults -= cost;
-                check::reach(&w, &next, mv, &seen, &mut found.reached);
-                if mv.cut == Cut::None && next.faults > 0 {
-                    variants.extend(cuts(mv, &seen.effects, rules).map(|mv| (mv, cost)));
-                }
-                if visited.insert(next.fingerprint()) {
-                    found.states += 1;
+    while !level.is_empty() {
+        let batches = expand(level, rules, &visited, &mut workers);
+        level = Vec::new();
+        for batch in batches {
+            found.terminal += batch.terminal;
+            found.reached.add(&batch.reached);
+            if let Some((node, mv, b)) = batch.broken {
+                found.violation = Some(violation(&nodes, node, mv, &initial, rules, b));
+                return found;
+            }
+            for (key, node, world) in batch.news {
+                if visited.insert(key) {
                     let n = u32::try_from(nodes.len()).expect("fewer than 2^32 states");
-                    nodes.push((node, mv));
-                    queue.push_back((n, next));
+                    nodes.push(node);
+                    level.push((n, world));
                 }
             }
         }
+        found.states = nodes.len();
         if found.states > rules.limit {
             found.cut_short = true;
             return found;
@@ -106,28 +130,120 @@ pub(crate) fn explore(rules: &Rules) -> Found {
     found
 }
 
+/// Everything that one level leads to, in the order of the level.
+fn expand(
+    mut level: Vec<(u32, World)>,
+    rules: &Rules,
+    visited: &Set,
+    workers: &mut [Worker],
+) -> impl Iterator<Item = Batch> + use<> {
+    let mut chunks = Vec::new();
+    while level.len() > CHUNK {
+        let rest = level.split_off(level.len() - CHUNK);
+        chunks.push(rest);
+    }
+    chunks.push(level);
+    chunks.reverse();
+    let chunks: Vec<_> = chunks.into_iter().map(|chunk| Mutex::new((chunk, None))).collect();
+    let next = AtomicUsize::new(0);
+    let work = |worker: &mut Worker| {
+        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut chunk = chunk.lock().expect("nobody panicked");
+            let states = std::mem::take(&mut chunk.0);
+            chunk.1 = Some(expand_some(&states, rules, visited, worker));
+        }
+    };
+    if chunks.len() == 1 {
+        work(&mut workers[0]);
+    } else {
+        std::thread::scope(|scope| {
+            for worker in workers {
+                scope.spawn(|| work(worker));
+            }
+        });
+    }
+    chunks.into_iter().filter_map(|chunk| chunk.into_inner().expect("nobody panicked").1)
+}
+
+fn expand_some(states: &[(u32, World)], rules: &Rules, visited: &Set, worker: &mut Worker) -> Batch {
+    let mut batch = Batch::default();
+    let mut own = Set::default();
+    for (node, w) in states {
+        let list = moves(w, rules);
+        if let Err(b) = judge(w, &list, rules, &mut worker.checked, &mut batch) {
+            batch.broken = Some((*node, None, b));
+            return batch;
+        }
+        let Worker { seen, .. } = worker;
+        let result = each(w, list, rules, seen, |ordinal, mv, next, seen| {
+            check::reach(w, &next, mv, seen, &mut batch.reached);
+            let mut next = next;
+            if rules.reduced {
+                normal(&mut next, rules);
+            }
+            let key = next.fingerprint();
+            if !visited.contains(&key) && own.insert(key) {
+                batch.news.push((key, (*node, ordinal), next));
+            }
+        });
+        if let Err((mv, b)) = result {
+            batch.broken = Some((*node, Some(mv), b));
+            return batch;
+        }
+    }
+    batch
+}
+
+/// Every move, and every place inside of it where a fault can strike, each with its number.
+fn each(
+    w: &World,
+    list: Moves,
+    rules: &Rules,
+    seen: &mut Seen,
+    mut told: impl FnMut(u32, Move, World, &Seen),
+) -> Result<(), (Move, Broken)> {
+    let Moves { eager, timers, lazy, faults } = list;
+    let free = eager.into_iter().chain(timers).chain(lazy).map(|mv| (mv, 0));
+    let mut ordinal = 0;
+    for (mv, cost) in free.chain(faults.into_iter().map(|mv| (mv, 1))) {
+        let mut variants = vec![(mv, cost)];
+        while let Some((mv, cost)) = variants.pop() {
+            let mut next = apply(w, mv, rules, seen).map_err(|b| (mv, b))?;
+            next.faults -= cost;
+            if mv.cut == Cut::None && w.faults > cost {
+                variants.extend(cuts(mv, &seen.effects, rules).map(|mv| (mv, cost)));
+            }
+            told(ordinal, mv, next, seen);
+            ordinal += 1;
+        }
+    }
+    Ok(())
+}
+
 fn judge(
     w: &World,
     list: &Moves,
     rules: &Rules,
     checked: &mut Checked,
-    found: &mut Found,
+    batch: &mut Batch,
 ) -> Result<(), Broken> {
-    check::machines(w, checked)?;
+    check::machines(w, checked, rules)?;
     somebody_serves(w, rules)?;
+    nobody_reads_old_data(w, rules)?;
+    check::nobody_healthy_is_ended(w, rules)?;
     if list.eager.is_empty() && list.timers.is_empty() {
         let restarts = list.lazy.iter().any(|mv| mv.act == Act::Restart);
         if !restarts {
-            found.terminal += 1;
-            check::ends(w, &mut found.reached);
+            batch.terminal += 1;
+            check::ends(w, &mut batch.reached);
             if !rules.safety_only {
                 check::terminal(w)?;
                 check::next_upgrade(w, rules, checked)?;
             }
         }
     }
-    if found.states > u32::MAX as usize {
-        return broken("model", "too many states");
+    if w.procs.len() > 30 {
+        return broken("model", "more processes than bits");
     }
     Ok(())
 }
@@ -154,31 +270,47 @@ fn cuts<'a>(mv: Move, effects: &'a [Effect], rules: &'a Rules) -> impl Iterator<
 }
 
 fn violation(
-    nodes: &[(u32, Move)],
+    nodes: &[Node],
     node: u32,
     last: Option<Move>,
     initial: &World,
     rules: &Rules,
     b: Broken,
 ) -> Violation {
-    let mut path: Vec<Move> = last.into_iter().collect();
+    let mut path = Vec::new();
     let mut at = node;
     while at != 0 {
-        let (parent, mv) = nodes[at as usize];
-        path.push(mv);
+        let (parent, ordinal) = nodes[at as usize];
+        path.push(ordinal);
         at = parent;
     }
-    path.reverse();
-    let mut seen = Seen { telling: true, ..Seen::default() };
+    let mut told = Seen { telling: true, ..Seen::default() };
+    let mut seen = Seen::default();
     let mut w = initial.clone();
-    // costs were checked when the path was found
-    w.faults = u8::MAX;
-    for mv in path {
-        match apply(&w, mv, rules, &mut seen) {
-            Ok(next) => w = next,
-            Err(_) => break,
+    for wanted in path.into_iter().rev() {
+        let mut found = None;
+        let all = each(&w, moves(&w, rules), rules, &mut seen, |ordinal, mv, next, _| {
+            if ordinal == wanted {
+                found = Some((mv, next));
+            }
+        });
+        let Some((mv, mut next)) = found else {
+            told.lines.push(format!("the trace cannot be told any further: {all:?}"));
+            break;
+        };
+        if rules.reduced {
+            normal(&mut next, rules);
         }
+        if apply(&World { faults: u8::MAX, ..w.clone() }, mv, rules, &mut told).is_err() {
+            break;
+        }
+        w = next;
     }
-    seen.lines.push(format!("at the end: {}", check::describe(&w)));
-    Violation { rule: b.rule, how: b.how, trace: seen.lines }
+    if let Some(mv) = last
+        && let Ok(after) = apply(&World { faults: u8::MAX, ..w.clone() }, mv, rules, &mut told)
+    {
+        w = after;
+    }
+    told.lines.push(format!("at the end: {}", check::describe(&w)));
+    Violation { rule: b.rule, how: b.how, trace: told.lines }
 }

@@ -19,7 +19,10 @@ mod check;
 mod explore;
 mod life;
 mod moves;
+mod mutants;
 mod perform;
+mod reduce;
+mod removed;
 mod rules;
 mod tenure;
 mod world;
@@ -264,6 +267,15 @@ fn missed(mutant: Mutant, rules: Rules, rule: &str) {
     let violation = found.violation.unwrap_or_else(|| panic!("{mutant:?} survives {} states", found.states));
     eprintln!("{mutant:?}: {} after {} states", violation.rule, found.states);
     assert_eq!(violation.rule, rule, "{mutant:?}: {}", violation.how);
+}
+
+/// Without this rule nothing is found: another one covers it.
+fn survives(mutant: Mutant, rules: Rules) {
+    let found = explore(&Rules { mutant: Some(mutant), ..rules });
+    eprintln!("{mutant:?}: {} states and nothing found", found.states);
+    if let Some(v) = found.violation {
+        panic!("{mutant:?} is not covered: {}: {}\n{}", v.rule, v.how, v.trace.join("\n"));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::rules::Rules;
 use crate::world::{Live, Mode, PeerView, Running, World};
 use handoff::machine::{Hook, Peer, Timer};
+use handoff::wire::Standing;
 
 /// One thing that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(crate) enum Act {
     Done(Hook),
     HookFails(Hook),
     Unhealthy,
+    /// What it loaded is not what was sealed.
+    Misread,
     Locked,
     LockTimeout,
     Accept,
@@ -111,8 +114,9 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
         }
     }
     if w.faults > 0 && w.rounds > 0 && rules.kinds.power {
-        for keep in [false, true] {
-            out.faults.push(m(Who::World, Act::Power { keep }));
+        out.faults.push(m(Who::World, Act::Power { keep: false }));
+        if w.disk.claims.iter().any(|c| !c.durable) {
+            out.faults.push(m(Who::World, Act::Power { keep: true }));
         }
     }
     if !out.eager.is_empty() {
@@ -128,7 +132,7 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
 
 fn affordable(act: Act, rules: &Rules) -> bool {
     match act {
-        Act::HookFails(_) | Act::Unhealthy | Act::NoWayBack | Act::Hoarse => rules.kinds.errors,
+        Act::HookFails(_) | Act::Unhealthy | Act::Misread | Act::NoWayBack | Act::Hoarse => rules.kinds.errors,
         Act::VotesItselfDown => rules.probation && (rules.kinds.errors || rules.kinds.votes),
         Act::Stop => rules.kinds.stops,
         Act::Drop => rules.kinds.drops,
@@ -285,6 +289,7 @@ fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
     if let Some(epoch) = l.tenure
         && !rules.overlaps()
         && w.disk.stamped != epoch
+        && (!rules.reduced || somebody_compares(w, n))
     {
         out.lazy.push(p(Act::Write));
     }
@@ -329,6 +334,10 @@ fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
         }
         if *hook == Hook::Open {
             out.faults.push(p(Act::Unhealthy));
+            // there is nothing to compare with where nobody sealed
+            if l.machine.letter() == "N" && !rules.overlaps() {
+                out.faults.push(p(Act::Misread));
+            }
         }
     }
     if let Some(bounded) = l.locking {
@@ -352,6 +361,13 @@ fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
         let list = if *timer == Timer::Lease && heard { &mut out.faults } else { &mut out.timers };
         list.push(p(Act::Expired(*timer)));
     }
+}
+
+/// Whether another process has data in memory that it may serve with: otherwise nobody can tell whether a write was, for
+/// whoever comes later reads it from disk.
+fn somebody_compares(w: &World, n: usize) -> bool {
+    let others = w.procs.iter().enumerate().filter(|(other, _)| *other != n).filter_map(|(_, p)| p.live.as_ref());
+    others.into_iter().any(|l| l.memory.is_some() && l.machine.standing() != Standing::Retiring)
 }
 
 /// What O sees of N. Returns whether a frame can be read.

@@ -1,54 +1,15 @@
-//! Effects, performed on the small world, and the rewriting that makes a mutant.
+//! Effects, performed on the small world.
 
 use crate::apply::{Broken, Seen, broken};
 use crate::life::{adopt, process_dies, spawn};
+use crate::mutants;
 use crate::rules::{Fences, Mutant, Rules};
 use crate::tenure;
-use crate::world::{ClaimFile, Inbox, Link, Live, Mode, OpenRecord, Stream, TrialRecord, World};
+use crate::world::{ClaimFile, Inbox, Link, Mode, OpenRecord, Stream, TrialRecord, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::journal::Record;
-use handoff::machine::{Effect, Ended, Hook, Input, Machine, Outcome, Peer, Timer, Which};
+use handoff::machine::{Effect, Ended, Hook, Input, Outcome, Peer, Step, Timer, Which};
 use handoff::wire::{Message, Stamped};
-
-/// The machine's step, with what a mutant does to it.
-pub(crate) fn handle(live: &mut Live, input: Input, rules: &Rules) -> Vec<Effect> {
-    let claimed_by_peer = match &input {
-        Input::Claimed(_, Some(owner)) => live.peer.as_ref().is_some_and(|p| p.id == *owner),
-        _ => false,
-    };
-    let open = live.machine.handoff();
-    let base = live.machine.epoch();
-    let mut effects = live.machine.handle(input);
-    if rules.is(Mutant::LeaveAtClaim)
-        && claimed_by_peer
-        && let Some(handoff) = open
-    {
-        let started = Stamped { handoff, epoch: base, message: Message::Started };
-        effects.extend(live.machine.handle(Input::Received(Peer::Successor, started)));
-    }
-    effects
-}
-
-pub(crate) fn rewrite_process(live: &Live, effects: Vec<Effect>, rules: &Rules) -> Vec<Effect> {
-    let Some(mutant) = rules.mutant else { return effects };
-    let mut out: Vec<Effect> = Vec::new();
-    let mut started = None;
-    for effect in effects {
-        match (&effect, mutant) {
-            (Effect::SyncClaim(_), Mutant::ClaimNotSynced) if live.machine.letter() == "N" => {}
-            (Effect::Arm(Timer::Started, _), Mutant::NoStartTimer)
-            | (Effect::Arm(Timer::Lease, _), Mutant::NoLease) => {}
-            (Effect::Send(Peer::Incumbent, frame), Mutant::StartedAfterServing)
-                if frame.message == Message::Started =>
-            {
-                started = Some(effect);
-            }
-            _ => out.push(effect),
-        }
-    }
-    out.extend(started);
-    out
-}
 
 fn to_instance(w: &mut World, id: InstanceId, frame: Stamped) {
     let generation = w.sup.generation;
@@ -216,6 +177,7 @@ fn chosen(w: &World, which: Which, rules: &Rules) -> Result<u8, Broken> {
         Which::Highest if failed.is_some() && !rules.safety_only => {
             broken("probation", format!("{failed:?} is dead and its build is started again"))
         }
+        Which::Highest if rules.is(Mutant::WrongBuild) => Ok(0),
         Which::Highest => Ok(owner.map_or(0, |id| w.build(id))),
         Which::Of(id) => {
             let back = w.disk.trial.is_some_and(|trial| {
@@ -363,7 +325,7 @@ pub(crate) fn process(
                 && let Some(stream) = &mut view.transfer
             {
                 stream.frames.push_back(frame);
-                if rules.is(Mutant::ChannelNotDrained) {
+                if mutants::channel_not_drained(rules) {
                     stream.frames.clear();
                 }
             }
@@ -411,6 +373,8 @@ pub(crate) fn process(
                 // what is seen under the lock belongs to the claims
                 let highest = w.disk.highest().filter(|_| !no_claim);
                 answer(w, n, Input::Locked { highest });
+            } else if mutants::leaves_when_locked(rules) && w.disk.lock.is_some() {
+                answer(w, n, Input::Failed(Step::Lock, String::new()));
             } else if let Some(live) = w.live_mut(id) {
                 live.locking = Some(patience.is_some());
             }

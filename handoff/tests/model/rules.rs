@@ -22,6 +22,10 @@ pub(crate) struct Rules {
     pub(crate) stubborn: bool,
     /// Beside kill -9 at every effect.
     pub(crate) kinds: Kinds,
+    /// The faults are those of each upgrade, not of all together.
+    pub(crate) each: bool,
+    /// States that nobody can tell apart are one.
+    pub(crate) reduced: bool,
     pub(crate) mutant: Option<Mutant>,
     /// Only what must never happen is judged, not how it ends.
     pub(crate) safety_only: bool,
@@ -76,6 +80,8 @@ impl Rules {
             formats: Formats::Both,
             stubborn: false,
             kinds,
+            each: false,
+            reduced: true,
             mutant: None,
             safety_only: false,
             limit: usize::MAX,
@@ -92,7 +98,11 @@ impl Rules {
 
     pub(crate) fn fences(&self) -> Fences {
         let whole = Fences { no_claim: false, no_lock: false, no_end: false };
-        if let Some(Mutant::Fences(fences)) = self.mutant { fences } else { whole }
+        match self.mutant {
+            Some(Mutant::Fences(fences)) => fences,
+            Some(Mutant::Claimant(Claimant { not_ended, .. })) => Fences { no_end: not_ended, ..whole },
+            _ => whole,
+        }
     }
 
     pub(crate) fn on_probation(restartable: bool, faults: u8, kinds: Kinds) -> Self {
@@ -106,6 +116,14 @@ impl Rules {
             (0, Formats::Both) => (vec![1, 2], 1),
             (_, Formats::Both | Formats::Newer) => (vec![1, 2], 2),
         }
+    }
+
+    /// Only deaths, or one order that came too early, and no probation: then everybody who lives is healthy.
+    pub(crate) fn judges_manners(&self) -> bool {
+        let Kinds { stops, hurry, errors, drops, votes, .. } = self.kinds;
+        let hurry = hurry && (self.faults > 1 || self.overlaps());
+        !(stops || hurry || errors || drops || votes || self.probation || self.safety_only)
+            && !matches!(self.mutant, Some(Mutant::Fences(_)))
     }
 
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
@@ -132,6 +150,38 @@ pub(crate) enum Mutant {
     ReclaimWithoutClaim,
     /// O learns the end of the transfer channel before it has read it.
     ChannelNotDrained,
+    /// What keeps O from serving data that the successor has changed.
+    Copies(Copies),
+    /// What O does about a successor that may hold owner.lock.
+    Claimant(Claimant),
+    /// O resumes before its claim is durable.
+    ResumedClaimNotSynced,
+    /// A cold-started server serves before its claim is durable.
+    ColdClaimNotSynced,
+    /// The successor takes every claim for its own.
+    PeerClaimIgnored,
+    /// The successor serves, and then claims.
+    ServesBeforeClaim,
+    /// The successor does not compare what it loaded with what was sealed.
+    DigestNotCompared,
+    /// A cold start takes the first build, whoever owns the highest claim.
+    WrongBuild,
+    /// S decides without asking O.
+    NoResolve,
+    /// S ends the successor when it asks O, not when O has answered.
+    EndsTooEarly,
+    /// The last look at the claim sees none.
+    LastLookBlind,
+    /// The successor leaves when it loses the supervisor, whatever it has begun.
+    ExitsOnEof,
+    /// O answers reads while it is sealed.
+    ReadsWhileSealed,
+    /// O resumes when it is told to resolve, whoever owns the next epoch.
+    AbortMeansResume,
+    /// Nobody looks at the handoff and the epoch of a frame.
+    StaleAccepted,
+    /// What the former supervisor wrote is read after a new one was accepted.
+    OldConnectionHeard,
     /// O refuses every handoff after an aborted one.
     RefusesForEver,
     /// Nobody notices that the supervisor hangs.
@@ -142,6 +192,24 @@ pub(crate) enum Mutant {
     CanaryIgnored,
     /// The end of a probation is not written down.
     ProbationNeverOver,
+}
+
+/// What keeps O from going on with what it had in memory when another has written since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copies {
+    /// O learns the end of the transfer channel before it has read it, so that it does not see Started.
+    pub(crate) not_drained: bool,
+    /// O does not compare the data on disk with what it sealed.
+    pub(crate) not_compared: bool,
+}
+
+/// A successor that holds owner.lock and will not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claimant {
+    /// O does not end it.
+    pub(crate) not_ended: bool,
+    /// O leaves when it finds the lock held.
+    pub(crate) impatient: bool,
 }
 
 /// What keeps two processes from writing.

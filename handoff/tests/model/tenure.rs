@@ -6,7 +6,7 @@ use crate::rules::{Mutant, Rules};
 use crate::world::World;
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::Hook;
-use handoff::wire::Message;
+use handoff::wire::{Message, Standing};
 
 /// I4: the claim names it, is durable, and is above all tenures before.
 fn owns(w: &World, id: InstanceId, epoch: Epoch) -> Result<(), Broken> {
@@ -63,6 +63,23 @@ pub(crate) fn somebody_serves(w: &World, rules: &Rules) -> Result<(), Broken> {
     Ok(())
 }
 
+/// I3: who answers, answers with the newest. (Who is stopped answers nothing; what it does next is judged then.)
+pub(crate) fn nobody_reads_old_data(w: &World, rules: &Rules) -> Result<(), Broken> {
+    if rules.overlaps() {
+        return Ok(());
+    }
+    for p in &w.procs {
+        let Some(l) = p.live.as_ref().filter(|l| !l.stopped) else { continue };
+        let sealed = rules.is(Mutant::ReadsWhileSealed) && l.machine.standing() == Standing::Sealed;
+        let answers = l.tenure.is_some() || sealed && l.memory.is_some();
+        if answers && l.memory != Some(w.disk.revision) {
+            let (newest, own) = (w.disk.revision, l.memory);
+            return broken("I3", format!("{} answers with revision {own:?}, the newest is {newest}", p.id));
+        }
+    }
+    Ok(())
+}
+
 /// From here on it may acknowledge writes.
 pub(crate) fn begin(w: &mut World, n: usize, epoch: Epoch, hook: Hook, rules: &Rules) -> Result<(), Broken> {
     let id = w.procs[n].id;
@@ -84,6 +101,7 @@ pub(crate) fn begin(w: &mut World, n: usize, epoch: Epoch, hook: Hook, rules: &R
         return broken("I2", format!("{id} serves with revision {:?}, the disk has {revision}", live.memory));
     }
     if fences
+        && !matches!(rules.mutant, Some(Mutant::Copies(_)))
         && let (Hook::Resume, Some(peer)) = (hook, &live.peer)
         && let Some(m) = w.index(peer.id)
         && w.ghost.served & (1 << m) != 0
