@@ -7,9 +7,7 @@ use crate::perform;
 use crate::rules::{Formats, Mutant, Rules};
 use crate::world::{Finding, Mode, PeerView, Stream, WINDOW, World};
 use handoff::ids::{Digest, Epoch, HandoffId, InstanceId};
-use handoff::machine::{
-    Command, Effect, Ended, Hook, Input, Peer, Report, Step, Timer, Upgrade, Way,
-};
+use handoff::machine::{Command, Effect, Ended, Hook, Input, Peer, Report, Step, Timer, Upgrade, Way};
 use handoff::wire::{Message, Refused, Stamped};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,6 +28,7 @@ pub(crate) fn broken<T>(rule: &'static str, how: impl Into<String>) -> Result<T,
 pub(crate) struct Seen {
     /// Effects of the last step.
     pub(crate) effects: Vec<Effect>,
+    /// Handoffs that ended in it.
     pub(crate) ended: Vec<Ended>,
     /// Filled when `telling`.
     pub(crate) lines: Vec<String>,
@@ -52,6 +51,7 @@ pub(crate) fn digest(revision: u8) -> Digest {
 pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) -> Result<World, Broken> {
     let mut w = before.clone();
     seen.effects.clear();
+    seen.ended.clear();
     if mv.cut != Cut::None {
         w.faults -= 1;
     }

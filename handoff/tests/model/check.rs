@@ -2,8 +2,8 @@
 
 use crate::apply::{Broken, Seen, apply, broken};
 use crate::explore::Set;
-use crate::mutants::readdressed;
 use crate::moves::{Act, Move, Who, moves};
+use crate::mutants::readdressed;
 use crate::rules::Rules;
 use crate::world::{Mode, World, fingerprint};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
@@ -44,22 +44,42 @@ pub(crate) struct Reached {
 impl Reached {
     /// What another part of the run has seen.
     pub(crate) fn add(&mut self, other: &Reached) {
-        self.committed |= other.committed;
-        self.resumed_before_seal |= other.resumed_before_seal;
-        self.resumed_by_claim |= other.resumed_by_claim;
-        self.reclaimed |= other.reclaimed;
-        self.cold_start_old |= other.cold_start_old;
-        self.cold_start_new |= other.cold_start_new;
-        self.adopted_active_successor |= other.adopted_active_successor;
-        self.self_commit |= other.self_commit;
-        self.resolves_while_hung_successor_locks |= other.resolves_while_hung_successor_locks;
-        self.both_serve |= other.both_serve;
-        self.incumbent_without_supervisor |= other.incumbent_without_supervisor;
-        self.successor_without_supervisor |= other.successor_without_supervisor;
-        self.proven |= other.proven;
-        self.rolled_back |= other.rolled_back;
-        self.rolled_back_from_disk |= other.rolled_back_from_disk;
-        self.watched_again |= other.watched_again;
+        let Reached {
+            committed,
+            resumed_before_seal,
+            resumed_by_claim,
+            reclaimed,
+            cold_start_old,
+            cold_start_new,
+            adopted_active_successor,
+            self_commit,
+            resolves_while_hung_successor_locks,
+            both_serve,
+            incumbent_without_supervisor,
+            successor_without_supervisor,
+            proven,
+            rolled_back,
+            rolled_back_from_disk,
+            watched_again,
+            tried_again,
+        } = *other;
+        self.committed |= committed;
+        self.resumed_before_seal |= resumed_before_seal;
+        self.resumed_by_claim |= resumed_by_claim;
+        self.reclaimed |= reclaimed;
+        self.cold_start_old |= cold_start_old;
+        self.cold_start_new |= cold_start_new;
+        self.adopted_active_successor |= adopted_active_successor;
+        self.self_commit |= self_commit;
+        self.resolves_while_hung_successor_locks |= resolves_while_hung_successor_locks;
+        self.both_serve |= both_serve;
+        self.incumbent_without_supervisor |= incumbent_without_supervisor;
+        self.successor_without_supervisor |= successor_without_supervisor;
+        self.proven |= proven;
+        self.rolled_back |= rolled_back;
+        self.rolled_back_from_disk |= rolled_back_from_disk;
+        self.watched_again |= watched_again;
+        self.tried_again |= tried_again;
     }
 }
 
@@ -203,7 +223,7 @@ fn stale(handoff: u128, epoch: u64, message: Message) -> Stamped {
 /// I8, and that the machines themselves agree with what the world allows. Each distinct machine once.
 pub(crate) fn machines(w: &World, checked: &mut Checked, rules: &Rules) -> Result<(), Broken> {
     for p in &w.procs {
-        let Some(l) = &p.live else { continue };
+        let Some(l) = p.live.as_ref().filter(|_| !p.judged()) else { continue };
         if l.machine.serves() && l.tenure.is_none() && l.todo.is_empty() && l.answers.is_empty() {
             return broken("serves", format!("{} says it serves in {}", p.id, l.machine.state_name()));
         }
@@ -244,7 +264,7 @@ pub(crate) fn machines(w: &World, checked: &mut Checked, rules: &Rules) -> Resul
             return broken("I8", format!("{} on a stale Started", l.machine.state_name()));
         }
     }
-    if let Some(r) = w.running()
+    if let Some(r) = w.running().filter(|_| !w.sup.judged())
         && checked.supervisors.insert(fingerprint(&r.machine))
     {
         for (peer, message) in [

@@ -119,6 +119,10 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
             out.faults.push(m(Who::World, Act::Power { keep: true }));
         }
     }
+    if rules.each && w.rounds > 0 && (out.eager.len() > 1 || !out.timers.is_empty()) {
+        // one after the other: the next is ordered when nothing is left of the one before
+        out.eager.retain(|mv| mv.act != Act::Upgrade);
+    }
     if !out.eager.is_empty() {
         // in a hurry: a timer that runs out while something else is still under way costs a fault
         out.faults.append(&mut out.timers);
@@ -132,7 +136,9 @@ pub(crate) fn moves(w: &World, rules: &Rules) -> Moves {
 
 fn affordable(act: Act, rules: &Rules) -> bool {
     match act {
-        Act::HookFails(_) | Act::Unhealthy | Act::Misread | Act::NoWayBack | Act::Hoarse => rules.kinds.errors,
+        Act::HookFails(_) | Act::Unhealthy | Act::Misread | Act::NoWayBack | Act::Hoarse => {
+            rules.kinds.errors
+        }
         Act::VotesItselfDown => rules.probation && (rules.kinds.errors || rules.kinds.votes),
         Act::Stop => rules.kinds.stops,
         Act::Drop => rules.kinds.drops,
@@ -366,7 +372,8 @@ fn process(w: &World, n: usize, l: &Live, rules: &Rules, out: &mut Moves) {
 /// Whether another process has data in memory that it may serve with: otherwise nobody can tell whether a write was, for
 /// whoever comes later reads it from disk.
 fn somebody_compares(w: &World, n: usize) -> bool {
-    let others = w.procs.iter().enumerate().filter(|(other, _)| *other != n).filter_map(|(_, p)| p.live.as_ref());
+    let others =
+        w.procs.iter().enumerate().filter(|(other, _)| *other != n).filter_map(|(_, p)| p.live.as_ref());
     others.into_iter().any(|l| l.memory.is_some() && l.machine.standing() != Standing::Retiring)
 }
 

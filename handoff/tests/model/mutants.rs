@@ -96,9 +96,8 @@ pub(crate) fn supervise(r: &mut Running, input: Input, rules: &Rules) -> Vec<Eff
         input => input,
     };
     let effects = r.machine.handle(input);
-    let resolve = |e: &Effect| {
-        matches!(e, Effect::Send(Peer::Incumbent, frame) if frame.message == Message::Resolve)
-    };
+    let resolve =
+        |e: &Effect| matches!(e, Effect::Send(Peer::Incumbent, frame) if frame.message == Message::Resolve);
     match mutant {
         Mutant::NoResolve => effects.into_iter().filter(|e| !resolve(e)).collect(),
         Mutant::EndsTooEarly if effects.iter().any(resolve) && r.successor.is_some() => {
@@ -116,7 +115,12 @@ pub(crate) fn leaves_when_locked(rules: &Rules) -> bool {
 }
 
 /// A stale frame, as a machine sees it that does not look at the address.
-pub(crate) fn readdressed(frame: Stamped, handoff: Option<HandoffId>, epoch: Epoch, rules: &Rules) -> Stamped {
+pub(crate) fn readdressed(
+    frame: Stamped,
+    handoff: Option<HandoffId>,
+    epoch: Epoch,
+    rules: &Rules,
+) -> Stamped {
     if rules.is(Mutant::StaleAccepted) {
         return Stamped { handoff: handoff.unwrap_or(frame.handoff), epoch, ..frame };
     }

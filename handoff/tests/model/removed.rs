@@ -37,10 +37,12 @@ fn claims_that_are_not_durable_or_not_looked_at() {
     caught(ResumedClaimNotSynced, true, 1, Kinds::KILLS, "I4");
     caught(ColdClaimNotSynced, true, 1, Kinds::KILLS, "I4");
     caught(PeerClaimIgnored, true, 1, Kinds::KILLS, "I4");
-    caught(AbortMeansResume, true, 1, Kinds::KILLS, "I4");
+    // that the successor serves and is ended for it is judged first, where it is
+    caught(AbortMeansResume, true, 1, Kinds::KILLS, "ended");
+    missed(AbortMeansResume, Rules { safety_only: true, ..Rules::new(true, 1, Kinds::KILLS) }, "I4");
     caught(ServesBeforeClaim, true, 0, Kinds::KILLS, "I4");
     missed(PeerClaimIgnored, Rules::overlap(true, 1, Kinds::KILLS), "I4");
-    missed(AbortMeansResume, Rules::overlap(true, 1, Kinds::KILLS), "I4");
+    missed(AbortMeansResume, Rules { safety_only: true, ..Rules::overlap(true, 1, Kinds::KILLS) }, "I4");
 }
 
 #[test]

@@ -126,6 +126,41 @@ impl Rules {
             && !matches!(self.mutant, Some(Mutant::Fences(_)))
     }
 
+    /// What is explored, in a few words.
+    pub(crate) fn name(&self) -> String {
+        let Kinds { power, errors, drops, stops, votes, hurry } = self.kinds;
+        let kinds = [
+            (power, "power"),
+            (errors, "errors"),
+            (drops, "drops"),
+            (stops, "stops"),
+            (votes, "votes"),
+            (hurry, "hurry"),
+        ];
+        let named: Vec<_> = kinds.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        let kinds = match named.len() {
+            6 => "of any kind".to_owned(),
+            0 => "deaths".to_owned(),
+            _ => format!("deaths, {}", named.join(", ")),
+        };
+        let options = [
+            (self.each, "each"),
+            (self.probation, "probation"),
+            (self.canary, "canary"),
+            (self.stubborn, "stubborn"),
+            (self.formats == Formats::Newer, "one way"),
+            (!self.reduced, "whole"),
+        ];
+        let options: String =
+            options.iter().filter(|(on, _)| *on).map(|(_, name)| format!(", {name}")).collect();
+        let supervisor = if self.restartable { "comes back" } else { "never comes back" };
+        let strategy = if self.overlaps() { "overlap" } else { "exclusive" };
+        format!(
+            "{strategy}, S {supervisor}, {} faults, {} upgrades, {kinds}{options}",
+            self.faults, self.upgrades
+        )
+    }
+
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }

@@ -364,15 +364,22 @@ impl World {
 pub(crate) struct Part<T> {
     value: Arc<T>,
     hash: Cell<Option<u128>>,
+    judged: Cell<bool>,
 }
 
 impl<T: Clone + Hash> Part<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self { value: Arc::new(value), hash: Cell::new(None) }
+        Self { value: Arc::new(value), hash: Cell::new(None), judged: Cell::new(false) }
+    }
+
+    /// Whether it was judged since it was edited; from now on it was.
+    pub(crate) fn judged(&self) -> bool {
+        self.judged.replace(true)
     }
 
     pub(crate) fn edit(&mut self) -> &mut T {
         self.hash.set(None);
+        self.judged.set(false);
         Arc::make_mut(&mut self.value)
     }
 }
