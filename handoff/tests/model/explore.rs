@@ -186,7 +186,8 @@ fn expand_some(states: &[(u32, World)], rules: &Rules, visited: &Set, worker: &m
                 batch.news.push((key, (*node, ordinal), next));
             }
         });
-        if let Err((mv, b)) = result {
+        if let Err(broken) = result {
+            let (mv, b) = *broken;
             batch.broken = Some((*node, Some(mv), b));
             return batch;
         }
@@ -201,14 +202,14 @@ fn each(
     rules: &Rules,
     seen: &mut Seen,
     mut told: impl FnMut(u32, Move, World, &Seen),
-) -> Result<(), (Move, Broken)> {
+) -> Result<(), Box<(Move, Broken)>> {
     let Moves { eager, timers, lazy, faults } = list;
     let free = eager.into_iter().chain(timers).chain(lazy).map(|mv| (mv, 0));
     let mut ordinal = 0;
     for (mv, cost) in free.chain(faults.into_iter().map(|mv| (mv, 1))) {
         let mut variants = vec![(mv, cost)];
         while let Some((mv, cost)) = variants.pop() {
-            let mut next = apply(w, mv, rules, seen).map_err(|b| (mv, b))?;
+            let mut next = apply(w, mv, rules, seen).map_err(|b| Box::new((mv, b)))?;
             next.faults -= cost;
             if mv.cut == Cut::None && w.faults > cost {
                 variants.extend(cuts(mv, &seen.effects, rules).map(|mv| (mv, cost)));
