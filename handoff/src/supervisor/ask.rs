@@ -336,7 +336,7 @@ impl World {
             ..InstanceReport::default()
         };
         ask.build = Some(build);
-        self.cage.canary.clone_from(&ask.spec.canary);
+        self.attempts.canary.clone_from(&ask.spec.canary);
         let old = self.incumbent.as_ref().map(Instance::report).unwrap_or_default();
         for warning in &warnings {
             tracing::warn!(%handoff, warning, "preflight");

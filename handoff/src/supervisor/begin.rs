@@ -90,7 +90,7 @@ pub(super) async fn begin(
         tell,
         watch: None,
         transfer: None,
-        cage: super::canary::Cage::default(),
+        attempts: super::canary::Attempts::default(),
         builds: BTreeMap::new(),
         configured: None,
         starting: None,

@@ -94,7 +94,7 @@ impl Canary {
         }
     }
 
-    async fn sing(&self, connection: OwnedFd) -> Result<(), String> {
+    async fn attempt(&self, connection: OwnedFd) -> Result<(), String> {
         match &self.what {
             What::Exchange { send, expect } => self.exchanged(connection.into(), send, expect).await,
             What::Program(path) => self.ran(Arc::new(connection), path).await,
@@ -207,50 +207,50 @@ fn shown(bytes: &[u8]) -> String {
 
 /// The canary of the last upgrade, and the one that is under way.
 #[derive(Debug, Default)]
-pub(super) struct Cage {
+pub(super) struct Attempts {
     pub(super) canary: Option<Canary>,
     /// The supervisor's end of the connection that goes with the next `Canary`.
     connection: Option<OwnedFd>,
     /// One that is not listened to any more may still be about to tell how it went.
-    flights: u64,
-    flying: Option<AbortHandle>,
+    number: u64,
+    running: Option<AbortHandle>,
 }
 
 impl World {
     /// The server's end of a new connection.
-    pub(super) fn open_cage(&mut self) -> std::io::Result<OwnedFd> {
+    pub(super) fn open_canary(&mut self) -> std::io::Result<OwnedFd> {
         let (ours, theirs) = UnixStream::pair()?;
-        self.cage.connection = Some(ours.into());
+        self.attempts.connection = Some(ours.into());
         Ok(theirs.into())
     }
 
     /// Talks on it. How it went is told in the end, whatever happens.
-    pub(super) fn let_fly(&mut self) {
-        self.call_back();
-        let (canary, connection) = (self.cage.canary.clone(), self.cage.connection.take());
-        let (flight, tell) = (self.cage.flights, self.tell.clone());
+    pub(super) fn start_canary(&mut self) {
+        self.cancel_canary();
+        let (canary, connection) = (self.attempts.canary.clone(), self.attempts.connection.take());
+        let (number, tell) = (self.attempts.number, self.tell.clone());
         let task = tokio::spawn(async move {
             let how = match (canary, connection) {
-                (Some(canary), Some(connection)) => canary.sing(connection).await,
+                (Some(canary), Some(connection)) => canary.attempt(connection).await,
                 (None, _) | (_, None) => Err("there is no connection to try it on".to_owned()),
             };
             // the loop has ended when nobody listens
-            let _ = tell.send(News::Tried(flight, how.map_err(|why| escape(&why))));
+            let _ = tell.send(News::Tried(number, how.map_err(|why| escape(&why))));
         });
-        self.cage.flying = Some(task.abort_handle());
+        self.attempts.running = Some(task.abort_handle());
     }
 
     /// Ends it. It is not heard of any more.
-    pub(super) fn call_back(&mut self) {
-        self.cage.flights += 1;
-        if let Some(task) = self.cage.flying.take() {
+    pub(super) fn cancel_canary(&mut self) {
+        self.attempts.number += 1;
+        if let Some(task) = self.attempts.running.take() {
             task.abort();
         }
     }
 
-    pub(super) fn tried(&mut self, flight: u64, how: Result<(), String>) {
-        if flight == self.cage.flights {
-            self.cage.flying = None;
+    pub(super) fn tried(&mut self, number: u64, how: Result<(), String>) {
+        if number == self.attempts.number {
+            self.attempts.running = None;
             match &how {
                 Ok(()) => tracing::info!(target: "handoff.canary", "the canary was answered well"),
                 Err(why) => tracing::warn!(target: "handoff.canary", why, "the canary failed"),
@@ -316,7 +316,7 @@ mod tests {
             std::io::Read::read_exact(&mut theirs, &mut asked).expect("asked");
             std::io::Write::write_all(&mut theirs, answer).expect("answered");
         });
-        let how = canary.sing(ours.into()).await;
+        let how = canary.attempt(ours.into()).await;
         server.join().expect("no panic");
         how
     }
@@ -338,7 +338,7 @@ mod tests {
     async fn silence_is_no_good_answer() {
         let (ours, _theirs) = UnixStream::pair().expect("a pair");
         let canary = Canary::exchange("PING", "+PONG").timeout(Duration::from_millis(1));
-        let why = canary.sing(ours.into()).await.expect_err("silence");
+        let why = canary.attempt(ours.into()).await.expect_err("silence");
         assert!(why.ends_with("got nothing; no more within 1ms"), "{why}");
     }
 
@@ -365,7 +365,7 @@ mod tests {
         assert!(missing.check_program().expect_err("missing").contains("no such program"));
         let (ours, _theirs) = UnixStream::pair().expect("a pair");
         let hangs = Canary::program(script("hangs", "echo PING; read -r answer"));
-        let why = hangs.timeout(Duration::from_millis(1)).sing(ours.into()).await.expect_err("no answer");
+        let why = hangs.timeout(Duration::from_millis(1)).attempt(ours.into()).await.expect_err("no answer");
         assert!(why.contains("did not end within 1ms"), "{why}");
     }
 }

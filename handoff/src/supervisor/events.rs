@@ -224,7 +224,7 @@ impl World {
             News::Checked(handoff, result, warnings) => self.checked(handoff, result, warnings),
             News::Configured(build) => self.configured(build),
             News::Kept(id, build) => self.build_kept(id, build),
-            News::Tried(flight, how) => self.tried(flight, how),
+            News::Tried(number, how) => self.tried(number, how),
             News::Reviewed(reviewed) => self.reviewed(reviewed),
             News::Claimed(epoch, owner) => self.inputs.push_back(Input::Claimed(epoch, Some(owner))),
         }

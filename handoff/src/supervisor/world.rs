@@ -1,7 +1,7 @@
 //! What the supervisor's machine sees and moves: instances, timers, claims, the journal.
 
 use super::ask::{Ask, Starting};
-use super::canary::Cage;
+use super::canary::Attempts;
 use super::guest::Streams;
 use super::instance::{Instance, News, Tell};
 use super::manager::Manager;
@@ -100,7 +100,7 @@ pub(super) struct World {
     pub(super) watch: Option<AbortHandle>,
     /// The incumbent's end of the transfer channel, until it is told of the handoff.
     pub(super) transfer: Option<OwnedFd>,
-    pub(super) cage: Cage,
+    pub(super) attempts: Attempts,
     /// The builds of the instances that live and of the one that the highest claim names.
     pub(super) builds: BTreeMap<InstanceId, Arc<Build>>,
     /// What `start` was given.
@@ -287,7 +287,7 @@ impl World {
     /// The descriptors that a message names.
     fn attached(&mut self, peer: Peer, message: &Message) -> std::io::Result<Vec<Arc<OwnedFd>>> {
         match message {
-            Message::Canary => Ok(vec![Arc::new(self.open_cage()?)]),
+            Message::Canary => Ok(vec![Arc::new(self.open_canary()?)]),
             Message::HelloAck(_) if peer == Peer::Successor => {
                 let (incumbents, successors) = Channel::pair()?;
                 self.transfer = Some(incumbents);
@@ -417,8 +417,8 @@ impl driver::World for World {
             Effect::Terminate(peer) => return Ok(self.end(peer, Some(self.grace))),
             Effect::Promote => self.promote(),
             Effect::Report(ended) => self.report(ended).await,
-            Effect::Call(Hook::Canary) => self.let_fly(),
-            Effect::Cancel(Hook::Canary) => self.call_back(),
+            Effect::Call(Hook::Canary) => self.start_canary(),
+            Effect::Cancel(Hook::Canary) => self.cancel_canary(),
             // an instance's own
             Effect::Propose
             | Effect::Claim(_)

@@ -50,7 +50,7 @@ impl Trial {
     }
 
     /// Its answers are listened to.
-    fn sings(&self) -> bool {
+    fn is_tried(&self) -> bool {
         self.canary && !self.is_over()
     }
 
@@ -197,11 +197,11 @@ impl Supervisor {
                 let verdict = format!("the new server says that it is not healthy: {why}");
                 self.voted_down(server, trial, verdict)
             }
-            Event::Tried(Err(why)) if trial.sings() => {
+            Event::Tried(Err(why)) if trial.is_tried() => {
                 self.voted_down(server, trial, format!("the canary failed on probation: {why}"))
             }
-            Event::Tried(Ok(())) if trial.sings() => vec![Self::next_canary()],
-            Event::CanaryDue if trial.sings() => {
+            Event::Tried(Ok(())) if trial.is_tried() => vec![Self::next_canary()],
+            Event::CanaryDue if trial.is_tried() => {
                 let canary = Effect::send(Peer::Incumbent, trial.handoff, server.epoch, Message::Canary);
                 vec![canary, Effect::Call(Hook::Canary)]
             }
@@ -225,7 +225,7 @@ impl Supervisor {
                 effects
             }
             Event::IncumbentAdopted { epoch, .. } => {
-                let again = trial.sings();
+                let again = trial.is_tried();
                 self.state = State::Probation { server: Server { epoch, ..server }, trial };
                 if again { vec![Self::next_canary()] } else { Vec::new() }
             }
