@@ -163,6 +163,10 @@ pub(crate) fn recovered(w: &mut World, rules: &Rules, seen: &mut Seen) -> Result
         {
             live.doomed = true;
             r.strangers.push(id);
+            if !found.iter().any(|f| f.id == id) {
+                // that it did not answer in time is the fault that hit it
+                w.ghost.hurt |= 1 << n;
+            }
         }
     }
     w.sup.edit().mode = Mode::Running(Box::new(r));

@@ -5,7 +5,7 @@ use super::probation::Back;
 use super::{Party, Server, State, Supervisor, Try, fit, millis};
 use crate::journal::Record;
 use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Upgrade, Way, Which, times};
-use crate::wire::Message;
+use crate::wire::{Message, Standing};
 use std::time::Duration;
 
 impl Supervisor {
@@ -18,9 +18,13 @@ impl Supervisor {
             Event::IncumbentExited => self.died(),
             // the channel broke: the server serves on, S asks it again
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
-            Event::IncumbentAdopted { epoch, .. } => {
-                self.state = State::Idle { server: Server { epoch, ..server } };
-                Vec::new()
+            Event::IncumbentAdopted { standing, epoch, handoff } => {
+                let server = Server { epoch, ..server };
+                // it has not heard how that ended: nobody else will tell it, and it would refuse every handoff
+                let ask = standing != Standing::Active && !handoff.is_nil();
+                let effects = if ask { vec![Self::ask_again(&server, handoff)] } else { Vec::new() };
+                self.state = State::Idle { server };
+                effects
             }
             // the server took its tenure back by itself, and S hears of it late
             Event::Resumed { epoch, .. } if epoch >= server.epoch => {

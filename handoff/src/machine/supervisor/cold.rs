@@ -144,7 +144,7 @@ impl Supervisor {
                 Some(facts) => self.started(&why, Server { facts, epoch }),
                 None => self.start_failed(why, "it said Active before Hello".to_owned()),
             },
-            Event::IncumbentAdopted { standing: crate::wire::Standing::Active, epoch } => match facts {
+            Event::IncumbentAdopted { standing: crate::wire::Standing::Active, epoch, .. } => match facts {
                 Some(facts) => self.started(&why, Server { facts, epoch }),
                 None => Vec::new(),
             },

@@ -18,6 +18,7 @@ pub(super) enum Event {
     IncumbentAdopted {
         standing: Standing,
         epoch: Epoch,
+        handoff: HandoffId,
     },
     Drained {
         handoff: HandoffId,
@@ -118,7 +119,9 @@ pub(super) fn sort(input: Input) -> Event {
             let handoff = frame.handoff;
             match frame.message {
                 Message::Hello(hello) => Event::IncumbentHello { hello },
-                Message::Adopted { standing, epoch, .. } => Event::IncumbentAdopted { standing, epoch },
+                Message::Adopted { standing, epoch, .. } => {
+                    Event::IncumbentAdopted { standing, epoch, handoff }
+                }
                 Message::Drained { .. } => Event::Drained { handoff },
                 Message::SealComplete { digest, connections } => {
                     Event::SealComplete { handoff, digest, connections }

@@ -372,6 +372,8 @@ impl Supervisor {
         let reason = Some(format!("{}; aborted, incumbent unresponsive", r.reason));
         let mut effects = vec![
             Effect::Forget(Peer::Successor),
+            // the question went with a channel that broke, perhaps: who is heard late shall not stay in this handoff
+            r.t.to_incumbent(Message::Resolve),
             Effect::Persist(Record::Ended { handoff, outcome, reason: reason.clone(), epoch }),
             Effect::Report(Ended { handoff, outcome, reason, epoch }),
         ];
