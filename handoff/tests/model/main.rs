@@ -15,6 +15,7 @@
 //! a_supervisor -- --test-threads 1 --nocapture`; `HANDOFF_MODEL_UPGRADES=2` lets faults strike the next upgrade too;
 //! `HANDOFF_MODEL_KILLS=3` with the filter `deaths` explores three kills. Times are in docs/testing.md.
 
+mod allowed;
 mod apply;
 mod check;
 mod explore;
