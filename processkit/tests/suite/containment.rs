@@ -1,5 +1,6 @@
 //! C1, C2: nothing leaves its group, and nothing is held longer than needed.
 
+use crate::play::alone;
 use crate::rig::*;
 use processkit::{Adopted, Mechanism, MechanismReason, ProcessGroup, ProcessGroupOptions, Signal};
 use std::fs;
@@ -50,8 +51,14 @@ async fn a_process_group_alone_does_not_hold_it() {
 }
 
 /// What the walk cannot find, a cgroup holds: the stronger mechanism is stronger.
+///
+/// In a process of its own. Was found all the same, once on a busy machine: another test's tree had looked while the mark
+/// was still there, before `env -i`, and what one walk reads all trees of a program know.
 #[tokio::test]
 async fn only_a_cgroup_holds_one_without_a_trace() {
+    if !alone("containment::only_a_cgroup_holds_one_without_a_trace").await {
+        return;
+    }
     for group in groups() {
         let (escapee, mut out) = escape(&group, ESCAPE_BARE).await;
         let held = group.mechanism() == Mechanism::CgroupV2;
