@@ -356,6 +356,14 @@ impl Incumbent {
         effects
     }
 
+    /// S says so only when N has told it that it is Active, after Started: where the transfer channel broke and Started was
+    /// lost, this is the word that keeps a healthy N from being ended.
+    fn retire_for(&mut self, open: Open, grace: Duration) -> Effects {
+        let mut effects = self.retire(open);
+        effects.push(Effect::Arm(Timer::Grace, grace));
+        effects
+    }
+
     fn finish(&mut self, ending: Ending) -> Effects {
         self.state = State::Finished { epoch: self.epoch() };
         vec![Effect::Finish(ending)]

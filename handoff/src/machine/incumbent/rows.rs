@@ -173,8 +173,8 @@ impl Incumbent {
                 self.state = State::Sealed { open, digest, trail };
                 Vec::new()
             }
-            // only Started decides
-            Event::Retire { .. } | Event::Alive => vec![self.lease()],
+            Event::Retire { grace } => self.retire_for(open, grace),
+            Event::Alive => vec![self.lease()],
             Event::HandedOver => Vec::new(),
             Event::Stop => self.finish(Ending::Stopped),
             event @ rest! {
@@ -219,9 +219,9 @@ impl Incumbent {
                 Vec::new()
             }
             Event::Started => self.retire(open),
+            Event::Retire { grace } => self.retire_for(open, grace),
             Event::Stop => self.finish(Ending::Stopped),
             Event::Resolve { .. }
-            | Event::Retire { .. }
             | Event::SupervisorLost
             | Event::LeaseOver
             | Event::FreezeOver
@@ -244,6 +244,7 @@ impl Incumbent {
     ) -> Effects {
         match event {
             Event::Started => self.retire(open),
+            Event::Retire { grace } if !ending => self.retire_for(open, grace),
             Event::SuccessorExited => {
                 trail.exited = true;
                 self.linger(open, digest, trail, ending)

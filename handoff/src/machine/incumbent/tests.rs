@@ -2,8 +2,9 @@
 
 use super::Incumbent;
 use crate::ids::{Digest, Epoch, HandoffId, InstanceId};
-use crate::machine::step::{Effect, Effects, Hook, Input, Machine, Peer, Report, times};
-use crate::wire::{Message, Stamped, Strategy};
+use crate::machine::step::{Effect, Effects, Hook, Input, Machine, Peer, Report, Timer, times};
+use crate::wire::{Message, Stamped, Standing, Strategy};
+use std::time::Duration;
 
 const O: InstanceId = InstanceId(1);
 const N: InstanceId = InstanceId(2);
@@ -198,4 +199,28 @@ fn an_overlapping_incumbent_remembers_the_end_of_the_transfer_channel() {
     let resumed = o.handle(Input::Claimed(BASE.next().next(), Some(O)));
     assert_eq!(resumed[0], Effect::SyncClaim(BASE.next().next()));
     assert_eq!((o.state_name(), o.epoch()), ("Active", BASE.next().next()));
+}
+
+/// Found by the crash matrix (`N.claim.before/drop`): N lost all its channels and came back to S, but nothing brings Started
+/// back. O waited for it, ended a healthy N that served, and left nobody.
+#[test]
+fn who_hears_of_the_successor_only_from_the_supervisor_leaves_it_alone() {
+    let sealed = 4;
+    let looks = [Input::Closed(Peer::Successor), Input::Expired(Timer::Freeze)];
+    let lingers = [looks.to_vec(), vec![Input::Claimed(BASE.next(), Some(N))]].concat();
+    for since in [vec![], looks.to_vec(), lingers.clone()] {
+        let mut o = machine();
+        way().into_iter().take(sealed).chain(since).for_each(|input| drop(o.handle(input)));
+        let effects = o.handle(frame(HANDOFF, Message::Retire { grace_ms: 3000 }));
+        assert_eq!(o.standing(), Standing::Retiring, "{effects:?}");
+        assert!(effects.contains(&Effect::Call(Hook::Retire)));
+        assert!(effects.ends_with(&[Effect::Arm(Timer::Grace, Duration::from_secs(3))]), "{effects:?}");
+    }
+    // control: without that word it is the one who ends N
+    let mut o = machine();
+    way().into_iter().take(sealed).chain(lingers).for_each(|input| drop(o.handle(input)));
+    assert!(o.handle(Input::Expired(Timer::Started)).contains(&Effect::Kill(Peer::Successor)));
+    // too late: N is being ended
+    o.handle(frame(HANDOFF, Message::Retire { grace_ms: 3000 }));
+    assert_ne!(o.standing(), Standing::Retiring);
 }
