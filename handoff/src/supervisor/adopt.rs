@@ -148,12 +148,16 @@ fn trusted(uid: u32, what: impl Fn() -> String) -> io::Result<()> {
 }
 
 /// Takes everybody over, all at the same time.
-pub(super) async fn adopt(speakers: Vec<Speaker>, generation: u64) -> Vec<Result<Adoptee, InstanceId>> {
+pub(super) async fn adopt(
+    speakers: Vec<Speaker>,
+    generation: u64,
+    patience: Duration,
+) -> Vec<Result<Adoptee, InstanceId>> {
     let mut asked = JoinSet::new();
     for speaker in speakers {
         asked.spawn(async move {
             let id = speaker.id;
-            take_over(speaker, generation).await.map_err(|error| {
+            take_over(speaker, generation, patience).await.map_err(|error| {
                 tracing::warn!(instance = %id, %error, "not adopted");
                 id
             })
@@ -166,10 +170,10 @@ fn ask(generation: u64) -> Stamped {
     Stamped { handoff: HandoffId::NIL, epoch: Epoch::ZERO, message: Message::Adopt { generation } }
 }
 
-async fn take_over(mut speaker: Speaker, generation: u64) -> io::Result<Adoptee> {
+async fn take_over(mut speaker: Speaker, generation: u64, patience: Duration) -> io::Result<Adoptee> {
     speaker.channel.send(&ask(generation), Vec::new());
-    let answer = timeout(PATIENCE, adopted(&mut speaker.channel)).await;
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no Adopted within {PATIENCE:?}"));
+    let answer = timeout(patience, adopted(&mut speaker.channel)).await;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no Adopted within {patience:?}"));
     let Received { frame, mut fds } = answer.map_err(|_| late())?.map_err(io::Error::other)?;
     let Message::Adopted { standing, epoch, handoff, peer } = frame.message else {
         return Err(io::Error::other("not an answer to Adopt"));

@@ -9,8 +9,8 @@ use crate::os::files::Dir;
 use crate::wire::Standing;
 use std::time::Duration;
 
-/// Time in which an instance that runs says Hello.
-const HELLO: Duration = Duration::from_millis(800);
+/// Time in which an instance that runs says Hello, and in which it answers Adopt.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// What running instances brought.
 #[derive(Debug, Default)]
@@ -32,9 +32,9 @@ pub(super) struct Gathered {
 pub(super) async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
     let (known, removed) = adopt::known(ctl);
     let mut gathered = Gathered { removed, ..Gathered::default() };
-    let speakers = gathered.sort(adopt::meet(ctl, &known, HELLO).await);
+    let speakers = gathered.sort(adopt::meet(ctl, &known, PATIENCE).await);
     let mut generation = past.max(highest_seen(&speakers)) + 1;
-    gathered.take(adopt::adopt(speakers, generation).await);
+    gathered.take(adopt::adopt(speakers, generation, PATIENCE).await);
     // nobody serves, but somebody holds what a server needs: it may have been stopped for a moment only
     if !gathered.mute.is_empty() && !gathered.serves() && gathered.foreign.is_none() {
         let patience = crate::crash::scaled(times::SILENT);
@@ -42,7 +42,7 @@ pub(super) async fn gather(ctl: &Dir, past: u64) -> (u64, Gathered) {
         let mute = std::mem::take(&mut gathered.mute);
         let speakers = gathered.sort(adopt::meet(ctl, &mute, patience).await);
         generation = generation.max(highest_seen(&speakers) + 1);
-        gathered.take(adopt::adopt(speakers, generation).await);
+        gathered.take(adopt::adopt(speakers, generation, patience).await);
     }
     gathered.salvage();
     (generation, gathered)
