@@ -2,10 +2,12 @@
 
 use handoff_tests::bins::{Build, Programs};
 use handoff_tests::client::Client;
+use handoff_tests::crashes::{Crashes, Order, Point};
 use handoff_tests::load::{Load, Plan};
-use handoff_tests::rig::{PATIENCE, Rig, Setup};
+use handoff_tests::rig::{PATIENCE, Rig, Setup, stop};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::time::{Duration, Instant};
 
 fn armed(point: &str) -> Setup {
     Setup::new(Programs::of(Build::Crash)).supervisor_env("HANDOFF_CRASH", point)
@@ -43,6 +45,40 @@ fn a_supervisor_that_was_killed_is_replaced_without_a_failed_request() {
     }
     rig.upgrade_commits();
     load.finish().assert_clean();
+}
+
+/// Was ended, and another one started from disk: on a machine so busy (found by the crash matrix at a load of 25) that it was
+/// late twice. The second look is the one before the end: its answer to Adopt has as long as its Hello.
+#[test]
+fn a_server_that_answers_late_is_adopted_and_not_ended() {
+    let crashes = Crashes::new();
+    let programs = Setup::new(Programs::of(Build::Crash));
+    let mut rig =
+        crashes.env().iter().fold(programs, |setup, (key, value)| setup.supervisor_env(key, value)).start();
+    let server = rig.server_pid();
+    let goes_on = || {
+        kill(Pid::from_raw(i32::try_from(server).expect("a pid")), Signal::SIGCONT)
+            .expect("a process of ours");
+    };
+    rig.kill_supervisor();
+    stop(server);
+    let answer = Point { name: "O.send.Adopted.before".into(), hit: 1 };
+    crashes.arm(&answer, "stop", Order::LeavesLast);
+    rig.launch_supervisor();
+    let deadline = Instant::now() + PATIENCE;
+    while !rig.log().contains("waiting for it") {
+        assert!(Instant::now() < deadline, "nobody waits for it\n{}", rig.log());
+        std::thread::yield_now();
+    }
+    goes_on();
+    assert_eq!(crashes.strike_within(PATIENCE).map(|hit| hit.pid), Some(server), "it answers Adopt");
+    stop(server);
+    // allow-sleep: that it is later than 800 ms is the point
+    std::thread::sleep(Duration::from_millis(1200));
+    goes_on();
+    rig.wait_until_settled();
+    assert_eq!(rig.server_pid(), server, "taken over, not started again\n{}", rig.log());
+    rig.upgrade_commits();
 }
 
 #[test]
