@@ -73,8 +73,7 @@ fn a_server_that_answers_late_is_adopted_and_not_ended() {
     goes_on();
     assert_eq!(crashes.strike_within(PATIENCE).map(|hit| hit.pid), Some(server), "it answers Adopt");
     stop(server);
-    // allow-sleep: that it is later than 800 ms is the point
-    std::thread::sleep(Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_millis(1200)); // allow-sleep: that it is later than 800 ms is the point
     goes_on();
     rig.wait_until_settled();
     assert_eq!(rig.server_pid(), server, "taken over, not started again\n{}", rig.log());
