@@ -68,9 +68,7 @@ pub fn monotonic_ns() -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::stop_signals::StopSignals;
     use super::*;
-    use nix::sys::signal::{SigSet, Signal, raise};
 
     #[test]
     fn a_copy_goes_through_and_the_original_does_not() {
@@ -82,26 +80,5 @@ mod tests {
         let mut bytes = [0; 12];
         File::from(copy).read_exact_at(&mut bytes, 0).expect("read");
         assert_eq!(&bytes, b"what is kept");
-    }
-
-    /// One test for both: whether a signal was read is a fact about the process.
-    #[tokio::test]
-    async fn an_exec_that_fails_returns_and_after_a_signal_there_is_none() {
-        let no_program = memory_file("test", b"no program at all").expect("a memfd");
-        let before = SigSet::thread_get_mask().expect("a mask");
-        let exec = || replace_image(no_program.as_fd(), &[c"x".to_owned()], &[]);
-        let error = exec();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOEXEC), "{error}");
-        assert_eq!(SigSet::thread_get_mask().expect("a mask"), before);
-
-        StopSignals::hold_back().expect("a mask");
-        let signals = StopSignals::listen().expect("a descriptor");
-        // to this thread alone: others do not hold it back
-        raise(Signal::SIGTERM).expect("a signal");
-        assert_eq!(exec().raw_os_error(), Some(libc::ENOEXEC), "what waits goes through");
-        signals.next().await.expect("it has waited");
-        let error = exec();
-        assert!(error.to_string().contains("told to stop"), "{error}");
-        before.thread_set_mask().expect("a mask");
     }
 }
