@@ -4,7 +4,7 @@ use handoff_tests::bins::{Build, Programs};
 use handoff_tests::client::Client;
 use handoff_tests::crashes::{Crashes, Order, Point};
 use handoff_tests::load::{Load, Plan};
-use handoff_tests::rig::{PATIENCE, Rig, Setup, stop};
+use handoff_tests::rig::{PATIENCE, Rig, Setup, ended_by, stop};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
@@ -73,7 +73,15 @@ fn a_server_that_answers_late_is_adopted_and_not_ended() {
     goes_on();
     assert_eq!(crashes.strike_within(PATIENCE).map(|hit| hit.pid), Some(server), "it answers Adopt");
     stop(server);
-    std::thread::sleep(Duration::from_millis(1200)); // allow-sleep: that it is later than 800 ms is the point
+    // longer than the 800 ms of the first look
+    let server_fd = processkit::pidfd_open(server).expect("a process of ours");
+    let later = Instant::now() + Duration::from_millis(1200);
+    assert!(
+        !ended_by(&server_fd, later),
+        "it was ended
+{}",
+        rig.log()
+    );
     goes_on();
     rig.wait_until_settled();
     assert_eq!(rig.server_pid(), server, "taken over, not started again\n{}", rig.log());
