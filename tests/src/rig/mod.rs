@@ -396,6 +396,12 @@ impl Drop for Rig {
                 let _ = ended_by(&pidfd, Instant::now() + Duration::from_secs(10));
             }
         }
+        // a server that ended by itself is no instance any more: its group is known by the supervisor's word of its start
+        let log = self.log();
+        let started =
+            log.split("started instance=").skip(1).filter_map(|rest| rest.split_whitespace().next());
+        let named = started.filter_map(|id| processkit::ProcessGroup::reopen(&format!("inst-{id}")).ok());
+        groups.extend(named.filter_map(|group| group.location().map(std::path::Path::to_path_buf)));
         for group in groups {
             // not empty, or gone already
             let _ = std::fs::remove_dir(group);
