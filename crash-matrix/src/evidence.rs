@@ -31,6 +31,8 @@ pub(crate) struct Evidence {
     pub(crate) exempt: bool,
     /// Two deaths left nobody who held the listener.
     pub(crate) orphaned: bool,
+    /// It stood still as the server that serves, and the operator ended it.
+    pub(crate) struck_was_ended: bool,
     /// What the operator was told.
     pub(crate) done: Option<Finished>,
     /// Before anything happened, when it was over, and after one more upgrade.
@@ -106,9 +108,10 @@ impl Snapshot {
 
 /// The inode of whoever listens on a port of the loopback.
 fn listener(port: u16) -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    // who listens comes first, and the thousands of connections behind it need not be read
+    let table = BufReader::new(std::fs::File::open("/proc/net/tcp").ok()?).lines();
     let local = format!("0100007F:{port:04X}");
-    table.lines().find_map(|line| {
+    table.map_while(Result::ok).find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         (words.get(1) == Some(&local.as_str()) && words.get(3) == Some(&"0A"))
             .then(|| words.get(9)?.parse().ok())?
@@ -120,7 +123,9 @@ fn holders(lock: &Path) -> Vec<u32> {
     let Ok(inode) = std::fs::metadata(lock).map(|meta| meta.ino()) else { return Vec::new() };
     let table = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let end = format!(":{inode}");
-    let held = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // asked all the time: the locks of everybody else are not taken to pieces
+    let ours = table.lines().filter(|line| line.contains(&end));
+    let held = ours.map(|line| line.split_whitespace().collect::<Vec<_>>());
     // who waits has an arrow in front
     let held = held.filter(|words| {
         words.get(1) == Some(&"FLOCK") && words.get(5).is_some_and(|file| file.ends_with(&end))

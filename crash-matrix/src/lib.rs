@@ -28,5 +28,5 @@ pub use plan::{Tier, cells};
 pub use plants::{PLANTS, Plant, hunt};
 pub use points::Points;
 pub use record::{Record, Verdict, read, write};
-pub use sweep::{JOBS, once, run};
+pub use sweep::{JOBS, once, processor, run};
 pub use words::explain;

@@ -211,7 +211,7 @@ fn run(args: &Run) -> Result<ExitCode, String> {
     }
     let order: BTreeMap<String, usize> = cells.iter().enumerate().map(|(n, c)| (c.to_string(), n)).collect();
     shuffle(&mut cells, args.seed);
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), crash_matrix::processor());
     let mut records = crash_matrix::run(&cells, &points, args.plant.as_deref(), args.jobs, |record| {
         if record.outcome != Verdict::Green {
             eprintln!("{}", crash_matrix::explained(record));
@@ -219,6 +219,10 @@ fn run(args: &Run) -> Result<ExitCode, String> {
     });
     records.sort_by_key(|record| order.get(&record.id));
     println!("{}", crash_matrix::text(&records, began.elapsed().as_secs_f64()));
+    let after = crash_matrix::processor();
+    let [harness, programs] = [0, 1].map(|who| (after[who] - before[who]).as_secs_f64());
+    let cell = (harness + programs) / records.len() as f64;
+    println!("processor time: harness {harness:.1} s, programs {programs:.1} s, {cell:.2} s a cell");
     crash_matrix::write(&args.out.path(), &records).map_err(|e| e.to_string())?;
     println!("{}", args.out.path().display());
     Ok(code(&records))

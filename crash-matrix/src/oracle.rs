@@ -272,12 +272,21 @@ fn o9(seen: &Evidence) -> Vec<String> {
             wrong.push(format!("{outcome:?} of {new}, and the claims since are {:?}", after.since(before)));
         }
     }
-    if let Some(allowed) = allowed::outcomes(&seen.cell)
-        && !allowed.contains(&(outcome, seen.served_by))
-    {
-        wrong.push(format!("{outcome:?}, {} serves; allowed is {allowed:?}", seen.served_by));
-    }
+    wrong.extend(unexpected(seen));
     wrong
+}
+
+/// What the rule of this cell says. It is asked of the journal: an operator whose supervisor died was told *unknown*.
+fn unexpected(seen: &Evidence) -> Option<String> {
+    // an unreadable journal is O10's
+    let ended = seen.middle.journal.as_ref().ok()?.last_ended.as_ref();
+    let said = ended.map_or(serde_json::json!("none"), |ended| serde_json::json!(ended.outcome));
+    let struck = match seen.strike.pid {
+        _ if seen.cell.first.point.role() == "S" => "S",
+        pid if seen.before.server == Some(pid) => "O",
+        _ => "N",
+    };
+    allowed::rule(&seen.cell).contradicts(said.as_str()?, seen.served_by, struck, seen.struck_was_ended)
 }
 
 fn o10(seen: &Evidence) -> Vec<String> {

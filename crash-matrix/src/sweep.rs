@@ -4,10 +4,12 @@ use crate::cell::Cell;
 use crate::points::Points;
 use crate::record::{Record, Verdict};
 use crate::trial::{self, How};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Who dies in an upgrade is seldom waited for: several at once keep the machine busy, and not so many that
 /// waiting for a processor looks like waiting for a timer.
@@ -44,6 +46,19 @@ pub fn run(
     });
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.into_iter().map(|(cell, record)| in_time(cell, record, points, &how, &tell)).collect()
+}
+
+/// Processor time so far: of the harness with its clients, and of the programs that it waited for.
+#[must_use]
+pub fn processor() -> [Duration; 2] {
+    [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN].map(|who| {
+        // both are always there
+        getrusage(who).map_or(Duration::ZERO, |used| time(used.user_time()) + time(used.system_time()))
+    })
+}
+
+fn time(value: nix::sys::time::TimeVal) -> Duration {
+    Duration::from_micros(u64::try_from(value.num_microseconds()).unwrap_or(0))
 }
 
 /// Tries one cell once.

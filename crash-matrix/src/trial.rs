@@ -41,9 +41,20 @@ const SETTLES: Duration = Duration::from_secs(60);
 /// The lease and the freeze budget of the scaled protocol: whoever waits for somebody who stands still has decided.
 const DECIDED: Duration = Duration::from_millis(2000);
 
+/// Without it, the clients of a few cells take all that the machine has; each of them still asks a hundred times a second.
+const PAUSE: Duration = Duration::from_millis(5);
+
 fn plan(workload: Workload) -> Plan {
     let library = if workload == Workload::Library { 2 } else { 0 };
-    Plan { busy: 2 - library.min(1), library, idle: 2, subscribers: 1, half: 2, ..Plan::default() }
+    Plan {
+        busy: 2 - library.min(1),
+        library,
+        idle: 2,
+        subscribers: 1,
+        half: 2,
+        pause: PAUSE,
+        ..Plan::default()
+    }
 }
 
 fn setup(crashes: &Crashes, scale: u32, plant: Option<&str>) -> Setup {
@@ -146,6 +157,7 @@ pub(crate) fn run(cell: &Cell, points: &Points, how: &How) -> Trial {
     let trace = crashes.trace();
     Trial::Struck(Box::new(Evidence {
         cell: cell.clone(),
+        struck_was_ended: killed.contains(&strike.pid),
         strike,
         settled,
         exempt: exempt || orphaned,

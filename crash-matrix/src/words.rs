@@ -47,11 +47,6 @@ pub fn explain(cell: &Cell) -> String {
     for oracle in &oracle::ALL {
         let _ = writeln!(out, "  {:4} {}", oracle.name, oracle.holds);
     }
-    match allowed::outcomes(cell) {
-        Some(allowed) => {
-            let _ = writeln!(out, "\nAllowed outcomes (and who serves): {allowed:?}");
-        }
-        None => out.push_str("\nAllowed outcomes: any on which exit code, report and claims agree.\n"),
-    }
+    let _ = writeln!(out, "\nAllowed outcomes (O9): {}.", allowed::rule(cell));
     out
 }

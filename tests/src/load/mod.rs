@@ -34,13 +34,24 @@ pub struct Plan {
     pub half: usize,
     /// Connections with many requests whose replies are not read (see [`Load::hold_back`]).
     pub unread: usize,
+    /// Between two rounds of a busy client: where many loads share a machine, none is to fill it.
+    pub pause: Duration,
 }
 
 impl Plan {
     /// Some of every kind.
     #[must_use]
     pub fn everything() -> Plan {
-        Plan { busy: 4, library: 2, fresh: 1, idle: 20, subscribers: 3, half: 8, unread: 2 }
+        Plan {
+            busy: 4,
+            library: 2,
+            fresh: 1,
+            idle: 20,
+            subscribers: 3,
+            half: 8,
+            unread: 2,
+            pause: Duration::ZERO,
+        }
     }
 }
 
@@ -156,6 +167,7 @@ impl Load {
         self.stop.push(stop);
         let mut own = Own {
             addr: self.addr,
+            pause: self.plan.pause,
             prefix: self.prefix.clone(),
             shared: Arc::clone(&self.shared),
             stopped,

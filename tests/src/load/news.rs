@@ -96,7 +96,7 @@ pub(super) fn publisher(
             }
             number += 1;
             own.answer(began.elapsed());
-            own.pace(PACE);
+            own.pace(PACE.max(own.pause));
         }
     }
     for _ in 0..subscribers {

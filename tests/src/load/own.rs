@@ -13,6 +13,7 @@ pub(super) const PACE: Duration = Duration::from_millis(1);
 /// What one client thread owns.
 pub(super) struct Own {
     pub(super) addr: SocketAddrV4,
+    pub(super) pause: Duration,
     pub(super) prefix: String,
     pub(super) shared: Arc<Shared>,
     pub(super) stopped: mpsc::Receiver<()>,
@@ -24,6 +25,13 @@ pub(super) struct Own {
 impl Own {
     pub(super) fn running(&self) -> bool {
         matches!(self.stopped.try_recv(), Err(mpsc::TryRecvError::Empty))
+    }
+
+    /// Between two rounds of a busy client.
+    pub(super) fn rest(&self) {
+        if !self.pause.is_zero() {
+            self.pace(self.pause);
+        }
     }
 
     /// Waits for the pace, or for the stop.

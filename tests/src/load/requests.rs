@@ -14,7 +14,10 @@ pub(super) fn busy(own: &mut Own, n: usize) {
         let Some(mut client) = connection.take().or_else(|| own.connect(&who)) else { continue };
         round += 1;
         match busy_round(own, &mut client, round, &me, &counter, &piped) {
-            Ok(()) => connection = Some(client),
+            Ok(()) => {
+                connection = Some(client);
+                own.rest();
+            }
             Err(fault) => {
                 own.tally.fault(&who, &fault);
                 // replies may still be under way: only a new connection is in step
@@ -85,6 +88,7 @@ pub(super) fn library(own: &mut Own, n: usize) {
                 own.ledger.incremented(&counter, value, &mut own.tally);
                 own.answer(began.elapsed());
                 connection = Some(client);
+                own.rest();
             }
             Err(e) => {
                 own.ledger.increment_unknown(&counter);

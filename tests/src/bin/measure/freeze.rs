@@ -23,7 +23,16 @@ const RESTARTS: usize = 5;
 const BETWEEN: u64 = 300;
 
 /// A load that leaves the machine room for the upgrade: what is measured is the pause, not the queue for a core.
-const PLAN: Plan = Plan { busy: 2, library: 1, fresh: 1, idle: 20, subscribers: 1, half: 4, unread: 0 };
+const PLAN: Plan = Plan {
+    busy: 2,
+    library: 1,
+    fresh: 1,
+    idle: 20,
+    subscribers: 1,
+    half: 4,
+    unread: 0,
+    pause: Duration::ZERO,
+};
 
 pub(crate) fn measure(programs: &'static Programs, upgrades: u32, megabytes: u32, findings: &mut Findings) {
     let rig = Setup::new(programs).start();

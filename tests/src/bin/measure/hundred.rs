@@ -6,6 +6,7 @@ use handoff_tests::bins::Programs;
 use handoff_tests::load::{Load, Plan};
 use handoff_tests::redis_benchmark::{RedisBenchmark, miscounted};
 use handoff_tests::rig::{Footprint, PATIENCE, Rig, Setup};
+use std::time::Duration;
 
 /// Upgrades before the first count: so many claims, and what they name, are kept.
 const SETTLE: u32 = 20;
@@ -13,7 +14,16 @@ const SETTLE: u32 = 20;
 const BETWEEN: u64 = 200;
 
 /// The clients of the `redis` crate are the load; the others see what it cannot.
-const PLAN: Plan = Plan { busy: 1, library: 4, fresh: 1, idle: 20, subscribers: 1, half: 2, unread: 1 };
+const PLAN: Plan = Plan {
+    busy: 1,
+    library: 4,
+    fresh: 1,
+    idle: 20,
+    subscribers: 1,
+    half: 2,
+    unread: 1,
+    pause: Duration::ZERO,
+};
 
 pub(crate) fn measure(programs: &'static Programs, upgrades: u32, findings: &mut Findings) {
     let rig = Setup::new(programs).start();

@@ -25,7 +25,16 @@ const LEASE_MS: f64 = 6000.0;
 /// Requests between two rounds.
 const BETWEEN: u64 = 100;
 
-const PLAN: Plan = Plan { busy: 2, library: 1, fresh: 1, idle: 20, subscribers: 1, half: 4, unread: 0 };
+const PLAN: Plan = Plan {
+    busy: 2,
+    library: 1,
+    fresh: 1,
+    idle: 20,
+    subscribers: 1,
+    half: 4,
+    unread: 0,
+    pause: Duration::ZERO,
+};
 
 pub(crate) fn measure(programs: &'static Programs, rounds: u32, findings: &mut Findings) {
     let mut rig = Setup::new(programs).start();
