@@ -3,6 +3,7 @@
 use super::event::Event;
 use super::probation::Back;
 use super::{Party, Server, State, Supervisor, Try, fit, millis};
+use crate::ids::{Epoch, HandoffId};
 use crate::journal::Record;
 use crate::machine::step::{Effect, Effects, Ended, Outcome, Peer, Step, Timer, Upgrade, Way, Which, times};
 use crate::wire::{Message, Standing};
@@ -20,9 +21,7 @@ impl Supervisor {
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
             Event::IncumbentAdopted { standing, epoch, handoff } => {
                 let server = Server { epoch, ..server };
-                // it has not heard how that ended: nobody else will tell it, and it would refuse every handoff
-                let ask = standing != Standing::Active && !handoff.is_nil();
-                let effects = if ask { vec![Self::ask_again(&server, handoff)] } else { Vec::new() };
+                let effects = Self::unfinished(&server, standing, handoff);
                 self.state = State::Idle { server };
                 effects
             }
@@ -41,6 +40,12 @@ impl Supervisor {
                 Failed Unhealthy ProbationOver StallOver Tried CanaryDue Alien
             } => self.violation(&event),
         }
+    }
+
+    /// It has not heard how an older handoff ended: nobody else will tell it, and it would refuse every later one.
+    pub(super) fn unfinished(server: &Server, standing: Standing, handoff: HandoffId) -> Effects {
+        let nothing = standing == Standing::Active || handoff.is_nil();
+        if nothing { Vec::new() } else { vec![Self::ask_again(server, handoff)] }
     }
 
     pub(super) fn begin(&mut self, server: Server, mut upgrade: Upgrade, back: Option<Back>) -> Effects {
@@ -71,6 +76,24 @@ impl Supervisor {
     fn end(&mut self, t: Try, reason: String) -> Effects {
         self.state = State::Ending { t, reason };
         vec![Effect::Disarm(Timer::Deadline), Effect::Kill(Peer::Successor)]
+    }
+
+    /// O answers an older handoff only now: it had taken its tenure back under a later epoch, and would refuse a handoff
+    /// from the one before.
+    fn moved_on(&mut self, t: Try, epoch: Epoch) -> Effects {
+        let reason = format!(
+            "the incumbent answers an older handoff only now, it serves under epoch {epoch}: try again"
+        );
+        self.end(t.from_epoch(epoch), reason)
+    }
+
+    /// O on a new channel.
+    fn heard_again(&mut self, t: Try, standing: Standing, epoch: Epoch, handoff: HandoffId) -> Effects {
+        let mut effects = Self::unfinished(&t.server, standing, handoff);
+        if epoch > t.server.epoch {
+            effects.extend(self.moved_on(t, epoch));
+        }
+        effects
     }
 
     pub(super) fn greeting_on(&mut self, t: Try, event: Event) -> Effects {
@@ -115,10 +138,13 @@ impl Supervisor {
             Event::Failed(Step::Spawn | Step::Persist, why) => self.end(t, why),
             Event::IncumbentExited => self.incumbent_died_early(t),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentAdopted { standing, epoch, handoff } => {
+                self.heard_again(t, standing, epoch, handoff)
+            }
+            Event::Resumed { epoch, .. } if epoch > t.server.epoch => self.moved_on(t, epoch),
             Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::Forgiven
-            | Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop Drained SealComplete SealFailed Resumed RetiringSaid
@@ -161,10 +187,13 @@ impl Supervisor {
             Event::Abort => self.end(t, "aborted by the operator".to_owned()),
             Event::IncumbentExited => self.incumbent_died_early(t),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            Event::IncumbentAdopted { standing, epoch, handoff } => {
+                self.heard_again(t, standing, epoch, handoff)
+            }
+            Event::Resumed { epoch, .. } if epoch > t.server.epoch => self.moved_on(t, epoch),
             Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::Forgiven
-            | Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {
                 Start Upgrade Stop Drained SealComplete SealFailed Resumed RetiringSaid
@@ -213,12 +242,22 @@ impl Supervisor {
                 false,
             ),
             Event::IncumbentClosed => vec![Effect::Reconnect(Peer::Incumbent)],
+            // the next handoff has to begin from the epoch under which O serves
+            Event::IncumbentAdopted { standing, epoch, handoff } => {
+                let effects = Self::unfinished(&t.server, standing, handoff);
+                let latest = epoch.max(t.server.epoch);
+                self.state = State::Ending { t: t.from_epoch(latest), reason };
+                effects
+            }
+            Event::Resumed { epoch, .. } if epoch > t.server.epoch => {
+                self.state = State::Ending { t: t.from_epoch(epoch), reason };
+                Vec::new()
+            }
             Event::IncumbentProgress { .. }
             | Event::SuccessorProgress
             | Event::SuccessorClosed
             | Event::SuccessorExited
             | Event::Forgiven
-            | Event::IncumbentAdopted { .. }
             | Event::IncumbentHello { .. } => Vec::new(),
             event @ rest! {
                 Start Upgrade Abort Stop Drained SealComplete SealFailed Resumed RetiringSaid

@@ -356,6 +356,11 @@ impl Try {
         self.upgrade.handoff == handoff
     }
 
+    /// The same, of an incumbent that serves under this epoch.
+    fn from_epoch(self, epoch: Epoch) -> Self {
+        Self { server: Server { epoch, ..self.server }, ..self }
+    }
+
     /// The epoch that the handoff is about.
     fn next(&self) -> Epoch {
         self.server.epoch.next()

@@ -224,10 +224,18 @@ impl Supervisor {
                 effects.push(Effect::Reconnect(Peer::Incumbent));
                 effects
             }
-            Event::IncumbentAdopted { epoch, .. } => {
-                let again = trial.is_tried();
+            Event::IncumbentAdopted { standing, epoch, handoff } => {
+                let server = Server { epoch, ..server };
+                // a way back that was aborted may be open there still
+                let mut effects = Self::unfinished(&server, standing, handoff);
+                effects.extend(trial.is_tried().then(Self::next_canary));
+                self.state = State::Probation { server, trial };
+                effects
+            }
+            // so it took its tenure back from it, and S hears of it late
+            Event::Resumed { epoch, .. } if epoch >= server.epoch => {
                 self.state = State::Probation { server: Server { epoch, ..server }, trial };
-                if again { vec![Self::next_canary()] } else { Vec::new() }
+                Vec::new()
             }
             Event::IncumbentProgress { .. }
             | Event::Unhealthy { .. }

@@ -10,6 +10,8 @@ use crate::machine::step::{
 use crate::wire::{Formats, Hello, Message, Role, Stamped, Standing, Strategy};
 use std::time::Duration;
 
+mod late;
+
 const N: InstanceId = InstanceId(99);
 const HANDOFF: HandoffId = HandoffId(7);
 const BASE: Epoch = Epoch(1);
@@ -460,22 +462,4 @@ fn one_bad_start_is_the_end_only_where_nobody_had_served() {
         assert_eq!(s.state_name(), state, "served {served}, stopped {stopped}");
         assert_eq!(s.cold_starts(), u64::from(state == "Starting"));
     }
-}
-
-// S asked O, and the question was lost with its channel; O answered on the new one when S had given it up as silent,
-// and was not asked again: it stayed in a handoff that was over, and would have refused every later one
-#[test]
-fn an_incumbent_that_is_heard_too_late_is_asked_once_more() {
-    let mut s = at("Preparing");
-    give(&mut s, vec![Input::Command(Command::Abort), Input::Claimed(NEXT, None)]);
-    give(&mut s, vec![Input::Closed(Peer::Incumbent), Input::Expired(Timer::Silent)]);
-    let draining = Message::Adopted { standing: Standing::Draining, epoch: BASE, handoff: HANDOFF, peer: N };
-    give(&mut s, vec![said(Peer::Incumbent, draining.clone()), Input::Gone(Peer::Successor)]);
-    let effects = s.handle(Input::Claimed(NEXT, None));
-    assert_eq!(s.state_name(), "Idle");
-    assert!(asks(&effects), "{effects:?}");
-    // and if it is heard even later
-    let effects = s.handle(said(Peer::Incumbent, draining));
-    assert!(asks(&effects), "{effects:?}");
-    assert!(!asks(&s.handle(said(Peer::Incumbent, adopted()))), "it is in no handoff");
 }
