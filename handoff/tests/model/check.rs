@@ -4,8 +4,9 @@ use crate::apply::{Broken, Seen, apply, broken};
 use crate::explore::Set;
 use crate::moves::{Act, Move, Who, moves};
 use crate::mutants::readdressed;
+use crate::part::fingerprint;
 use crate::rules::Rules;
-use crate::world::{Mode, World, fingerprint};
+use crate::world::{Mode, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::{Effect, Hook, Input, Machine, Outcome, Peer, Timer};
 use handoff::wire::{Message, Stamped, Standing};
@@ -154,18 +155,24 @@ pub(crate) fn terminal(w: &World) -> Result<(), Broken> {
             return bad("L2", "S is gone and not exactly one server serves");
         }
         let unhurt = |n: usize| w.ghost.hurt & (1 << n) == 0;
-        let successor_began = w.ghost.begun != 0;
-        let successor_served = (1..w.procs.len()).any(|n| w.ghost.served & (1 << n) != 0);
-        if unhurt(0) && !successor_served {
-            return bad("L2", "S is gone, O was healthy, N never served: nobody serves");
+        // who served last, and whoever was started after it
+        let last = w.index(w.ghost.last.1).unwrap_or(0);
+        let served = (last + 1..w.procs.len()).any(|n| w.ghost.served & (1 << n) != 0);
+        if unhurt(last) && !served {
+            return bad(
+                "L2",
+                "S is gone, who served last was healthy, nobody after it served: nobody serves",
+            );
         }
         // where O had claimed the next epoch, N was right to leave
-        let taken = w.disk.claims.iter().max_by_key(|c| c.epoch).is_some_and(|c| {
-            let began = w.index(c.owner).is_some_and(|n| w.ghost.begun & (1 << n) != 0);
-            !c.handoff.is_nil() && !began
-        });
-        if !taken && successor_began && (1..w.procs.len()).any(|n| w.ghost.begun & (1 << n) != 0 && unhurt(n))
-        {
+        let taken = w
+            .disk
+            .claims
+            .iter()
+            .max_by_key(|c| c.epoch)
+            .is_some_and(|c| !c.handoff.is_nil() && c.owner != InstanceId(99 + c.handoff.0));
+        let mut after = (last + 1..w.procs.len()).filter(|n| w.ghost.begun & (1 << n) != 0);
+        if !taken && after.any(unhurt) {
             return bad("L2", "S is gone, N was healthy and told Begin: nobody serves");
         }
         return Ok(());

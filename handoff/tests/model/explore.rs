@@ -6,31 +6,16 @@ use crate::apply::{Broken, Seen, apply, broken};
 use crate::check::{self, Checked, Reached};
 use crate::life::first;
 use crate::moves::{Act, Cut, Move, Moves, Who, moves};
+use crate::part::{Identity, Pool};
 use crate::reduce::normal;
 use crate::rules::Rules;
 use crate::tenure::{nobody_reads_old_data, somebody_serves};
 use crate::world::World;
 use handoff::machine::Effect;
 use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// The keys are hashes already.
-#[derive(Debug, Default)]
-pub(crate) struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u128(&mut self, n: u128) {
-        self.0 = n as u64;
-    }
-}
 
 pub(crate) type Set = HashSet<u128, BuildHasherDefault<Identity>>;
 
@@ -90,6 +75,9 @@ struct Batch {
 /// States that one core takes at a time.
 const CHUNK: usize = 128;
 
+/// So many times as much is explored before what was found is put together.
+const SLICE: usize = 64;
+
 pub(crate) fn explore(rules: &Rules) -> Found {
     let mut initial = start(rules);
     if rules.reduced {
@@ -98,29 +86,45 @@ pub(crate) fn explore(rules: &Rules) -> Found {
     let mut visited = Set::default();
     visited.insert(initial.fingerprint());
     let mut nodes: Vec<Node> = vec![(0, 0)];
-    let mut level = vec![(0u32, initial.clone())];
+    let mut level = vec![vec![(0u32, initial.clone())]];
+    let mut pool = Pool::default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut workers: Vec<Worker> = (0..cores).map(|_| Worker::default()).collect();
     let mut found =
         Found { states: 1, terminal: 0, reached: Reached::default(), violation: None, cut_short: false };
     while !level.is_empty() {
-        let batches = expand(level, rules, &visited, &mut workers);
-        level = Vec::new();
-        for batch in batches {
-            found.terminal += batch.terminal;
-            found.reached.add(&batch.reached);
-            if let Some((node, mv, b)) = batch.broken {
-                found.violation = Some(violation(&nodes, node, mv, &initial, rules, b));
-                return found;
+        let mut chunks = std::mem::take(&mut level).into_iter();
+        let mut last = Vec::with_capacity(CHUNK);
+        // so many at a time that what is found twice among them takes no room
+        loop {
+            let some: Vec<_> = chunks.by_ref().take(SLICE).collect();
+            if some.is_empty() {
+                break;
             }
-            for (key, node, world) in batch.news {
-                if visited.insert(key) {
-                    let n = u32::try_from(nodes.len()).expect("fewer than 2^32 states");
-                    nodes.push(node);
-                    level.push((n, world));
+            for batch in expand(some, rules, &visited, &mut workers) {
+                found.terminal += batch.terminal;
+                found.reached.add(&batch.reached);
+                if let Some((node, mv, b)) = batch.broken {
+                    found.violation = Some(violation(&nodes, node, mv, &initial, rules, b));
+                    return found;
+                }
+                for (key, node, mut world) in batch.news {
+                    if visited.insert(key) {
+                        let n = u32::try_from(nodes.len()).expect("fewer than 2^32 states");
+                        nodes.push(node);
+                        pool.keep(&mut world);
+                        last.push((n, world));
+                        if last.len() == CHUNK {
+                            level.push(std::mem::replace(&mut last, Vec::with_capacity(CHUNK)));
+                        }
+                    }
                 }
             }
         }
+        if !last.is_empty() {
+            level.push(last);
+        }
+        pool.forget();
         found.states = nodes.len();
         if found.states > rules.limit {
             found.cut_short = true;
@@ -130,20 +134,13 @@ pub(crate) fn explore(rules: &Rules) -> Found {
     found
 }
 
-/// Everything that one level leads to, in the order of the level.
+/// Everything that these states of a level lead to, in the order of the level.
 fn expand(
-    mut level: Vec<(u32, World)>,
+    chunks: Vec<Vec<(u32, World)>>,
     rules: &Rules,
     visited: &Set,
     workers: &mut [Worker],
 ) -> impl Iterator<Item = Batch> + use<> {
-    let mut chunks = Vec::new();
-    while level.len() > CHUNK {
-        let rest = level.split_off(level.len() - CHUNK);
-        chunks.push(rest);
-    }
-    chunks.push(level);
-    chunks.reverse();
     let chunks: Vec<_> = chunks.into_iter().map(|chunk| Mutex::new((chunk, None))).collect();
     let next = AtomicUsize::new(0);
     let work = |worker: &mut Worker| {
@@ -243,14 +240,14 @@ fn judge(
             }
         }
     }
-    if w.procs.len() > 30 {
+    if w.procs.len() > 60 {
         return broken("model", "more processes than bits");
     }
     Ok(())
 }
 
 /// Where a fault can strike inside a step.
-fn cuts<'a>(mv: Move, effects: &'a [Effect], rules: &'a Rules) -> impl Iterator<Item = Move> + 'a {
+pub(crate) fn cuts<'a>(mv: Move, effects: &'a [Effect], rules: &'a Rules) -> impl Iterator<Item = Move> + 'a {
     let n = effects.len();
     let seen_outside = |e: &Effect| {
         !matches!(e, Effect::Arm(..) | Effect::Disarm(_) | Effect::Cancel(_) | Effect::ReadClaim(_))

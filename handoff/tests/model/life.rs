@@ -3,8 +3,9 @@
 use crate::apply::{Broken, Seen, broken};
 use crate::hello;
 use crate::moves::Who;
+use crate::part::Part;
 use crate::rules::Rules;
-use crate::world::{Inbox, Link, Mode, OpenRecord, Part, Proc, Running, Stream, Sup, TrialRecord, World};
+use crate::world::{Inbox, Link, Mode, OpenRecord, Proc, Running, Stream, Sup, TrialRecord, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::recovery::{Found, recover};
 use handoff::machine::{Command, Input, Peer};

@@ -22,6 +22,7 @@ mod explore;
 mod life;
 mod moves;
 mod mutants;
+mod part;
 mod perform;
 mod pinned;
 mod reduce;

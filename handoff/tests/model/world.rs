@@ -1,15 +1,12 @@
 //! The world around the machines: processes, channels, disk, lock. Small enough to be hashed, real enough to hurt.
 
+use crate::part::{Part, fingerprint};
 use crate::rules::Rules;
 use handoff::ids::{Epoch, HandoffId, InstanceId};
 use handoff::machine::recovery::{FoundHandoff, FoundInstance, FoundTrial};
 use handoff::machine::{Effect, Hook, Input, Instance, Peer, Supervisor, Timer};
 use handoff::wire::Stamped;
-use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
-use std::hash::{Hash, Hasher};
-use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything there is. Dead processes stay as husks, so that an index names one process for ever.
@@ -33,13 +30,13 @@ pub(crate) struct Ghost {
     /// The highest tenure so far and whose it was.
     pub(crate) last: (Epoch, InstanceId),
     /// Processes that a fault hit directly, or that were ended, one bit each.
-    pub(crate) hurt: u32,
+    pub(crate) hurt: u64,
     /// Processes that others ended: as healthy as they may have been.
-    pub(crate) ended: u32,
+    pub(crate) ended: u64,
     /// Processes that were told Begin.
-    pub(crate) begun: u32,
+    pub(crate) begun: u64,
     /// Processes that began to serve.
-    pub(crate) served: u32,
+    pub(crate) served: u64,
 }
 
 /// Files and locks. What is not durable is lost with the power.
@@ -356,100 +353,5 @@ impl World {
     /// 128 bits of the state. Text is left out: reasons are told, nothing is decided by them.
     pub(crate) fn fingerprint(&self) -> u128 {
         fingerprint(self)
-    }
-}
-
-/// A part of the world that many worlds share; its hash is computed once.
-#[derive(Clone, Debug)]
-pub(crate) struct Part<T> {
-    value: Arc<T>,
-    hash: Cell<Option<u128>>,
-    judged: Cell<bool>,
-}
-
-impl<T: Clone + Hash> Part<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self { value: Arc::new(value), hash: Cell::new(None), judged: Cell::new(false) }
-    }
-
-    /// Whether it was judged since it was edited; from now on it was.
-    pub(crate) fn judged(&self) -> bool {
-        self.judged.replace(true)
-    }
-
-    pub(crate) fn edit(&mut self) -> &mut T {
-        self.hash.set(None);
-        self.judged.set(false);
-        Arc::make_mut(&mut self.value)
-    }
-}
-
-impl<T> Deref for Part<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<T: Hash> Hash for Part<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let hash = self.hash.get().unwrap_or_else(|| fingerprint(&*self.value));
-        self.hash.set(Some(hash));
-        hash.hash(state);
-    }
-}
-
-pub(crate) fn fingerprint(value: &impl Hash) -> u128 {
-    let mut hasher = Mixer { a: 0x243f_6a88_85a3_08d3, b: 0x1319_8a2e_0370_7344 };
-    value.hash(&mut hasher);
-    (u128::from(hasher.a) << 64) | u128::from(hasher.b)
-}
-
-struct Mixer {
-    a: u64,
-    b: u64,
-}
-
-fn fold(x: u64, y: u64) -> u64 {
-    let product = u128::from(x) * u128::from(y);
-    (product as u64) ^ ((product >> 64) as u64)
-}
-
-impl Hasher for Mixer {
-    fn finish(&self) -> u64 {
-        self.a
-    }
-
-    fn write(&mut self, _text: &[u8]) {}
-
-    fn write_u64(&mut self, n: u64) {
-        self.a = fold(self.a ^ n, 0x9e37_79b9_7f4a_7c15).wrapping_add(0x632b_e59b_d9b4_e019);
-        self.b = fold(self.b.rotate_left(23) ^ n, 0xd6e8_feb8_6659_fd93).wrapping_add(self.a);
-    }
-
-    fn write_u8(&mut self, n: u8) {
-        self.write_u64(n.into());
-    }
-
-    fn write_u16(&mut self, n: u16) {
-        self.write_u64(n.into());
-    }
-
-    fn write_u32(&mut self, n: u32) {
-        self.write_u64(n.into());
-    }
-
-    fn write_u128(&mut self, n: u128) {
-        self.write_u64(n as u64);
-        self.write_u64((n >> 64) as u64);
-    }
-
-    fn write_usize(&mut self, n: usize) {
-        self.write_u64(n as u64);
-    }
-
-    fn write_isize(&mut self, n: isize) {
-        self.write_u64(n as u64);
     }
 }
