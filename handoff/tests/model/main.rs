@@ -14,10 +14,13 @@
 //! A run for longer: `HANDOFF_MODEL_FAULTS=3 cargo test --release -p handoff --no-default-features --test model
 //! a_supervisor -- --test-threads 1 --nocapture`; `HANDOFF_MODEL_UPGRADES=2` lets faults strike the next upgrade too;
 //! `HANDOFF_MODEL_KILLS=3` with the filter `deaths` explores three kills. Times are in docs/testing.md.
+//!
+//! Deeper than every schedule can be tried, a simulator walks through the same world, one way a seed: [`sim`].
 
 mod allowed;
 mod apply;
 mod check;
+mod dice;
 mod explore;
 mod life;
 mod moves;
@@ -28,7 +31,10 @@ mod pinned;
 mod reduce;
 mod removed;
 mod rules;
+mod shrink;
+mod sim;
 mod tenure;
+mod walk;
 mod world;
 
 use check::Reached;
