@@ -84,7 +84,7 @@ impl Supervisor {
         let reason = format!(
             "the incumbent answers an older handoff only now, it serves under epoch {epoch}: try again"
         );
-        self.end(t.from_epoch(epoch), reason)
+        self.end(t.under(epoch), reason)
     }
 
     /// O on a new channel.
@@ -246,11 +246,11 @@ impl Supervisor {
             Event::IncumbentAdopted { standing, epoch, handoff } => {
                 let effects = Self::unfinished(&t.server, standing, handoff);
                 let latest = epoch.max(t.server.epoch);
-                self.state = State::Ending { t: t.from_epoch(latest), reason };
+                self.state = State::Ending { t: t.under(latest), reason };
                 effects
             }
             Event::Resumed { epoch, .. } if epoch > t.server.epoch => {
-                self.state = State::Ending { t: t.from_epoch(epoch), reason };
+                self.state = State::Ending { t: t.under(epoch), reason };
                 Vec::new()
             }
             Event::IncumbentProgress { .. }

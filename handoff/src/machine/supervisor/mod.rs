@@ -357,7 +357,7 @@ impl Try {
     }
 
     /// The same, of an incumbent that serves under this epoch.
-    fn from_epoch(self, epoch: Epoch) -> Self {
+    fn under(self, epoch: Epoch) -> Self {
         Self { server: Server { epoch, ..self.server }, ..self }
     }
 
