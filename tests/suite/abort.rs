@@ -35,7 +35,16 @@ fn tried_under_load(code: i32, limit: Limit<'_>, program: impl FnOnce(&Rig) -> P
     let program = program(&rig);
     let mut load = Load::start(
         rig.addr,
-        Plan { busy: 2, library: 1, fresh: 1, idle: 3, subscribers: 1, half: 3, unread: 1 },
+        Plan {
+            busy: 2,
+            library: 1,
+            fresh: 1,
+            idle: 3,
+            subscribers: 1,
+            half: 3,
+            unread: 1,
+            ..Plan::default()
+        },
     );
     let (server, processes) = (rig.server_pid(), rig.instances());
     load.hold_back();
