@@ -164,15 +164,10 @@ pub(crate) fn terminal(w: &World) -> Result<(), Broken> {
                 "S is gone, who served last was healthy, nobody after it served: nobody serves",
             );
         }
-        // where O had claimed the next epoch, N was right to leave
-        let taken = w
-            .disk
-            .claims
-            .iter()
-            .max_by_key(|c| c.epoch)
-            .is_some_and(|c| !c.handoff.is_nil() && c.owner != InstanceId(99 + c.handoff.0));
-        let mut after = (last + 1..w.procs.len()).filter(|n| w.ghost.begun & (1 << n) != 0);
-        if !taken && after.any(unhurt) {
+        // where another one had claimed for its handoff, N was right to leave
+        let lost = |id: InstanceId| w.disk.claims.iter().any(|c| c.owner != id && c.handoff.0 + 99 == id.0);
+        let waits = |n: usize| w.ghost.begun & (1 << n) != 0 && unhurt(n) && !lost(w.procs[n].id);
+        if (last + 1..w.procs.len()).any(waits) {
             return bad("L2", "S is gone, N was healthy and told Begin: nobody serves");
         }
         return Ok(());
