@@ -73,6 +73,8 @@ pub(crate) fn apply(before: &World, mv: Move, rules: &Rules, seen: &mut Seen) ->
         (Who::P(n), Act::Die) => process_dies(&mut w, n),
         (Who::P(n), Act::Write) => write(&mut w, n),
         (Who::P(n), Act::VotesItselfDown) => {
+            // whatever ails it: from here on it may be ended for it
+            w.ghost.hurt |= 1 << n;
             let (id, why) = (w.procs[n].id, String::new());
             let (handoff, epoch) = (HandoffId::NIL, Epoch::ZERO);
             perform::to_supervisor(

@@ -88,6 +88,7 @@ pub(crate) fn explore(rules: &Rules) -> Found {
     let mut nodes: Vec<Node> = vec![(0, 0)];
     let mut level = vec![vec![(0u32, initial.clone())]];
     let mut pool = Pool::default();
+    let mut depth = 0;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut workers: Vec<Worker> = (0..cores).map(|_| Worker::default()).collect();
     let mut found =
@@ -126,6 +127,11 @@ pub(crate) fn explore(rules: &Rules) -> Found {
         }
         pool.forget();
         found.states = nodes.len();
+        depth += 1;
+        if rules.faults > 2 && rules.kinds.power {
+            let waiting: usize = level.iter().map(Vec::len).sum();
+            eprintln!("{depth} moves deep: {} states, {waiting} of them wait", found.states);
+        }
         if found.states > rules.limit {
             found.cut_short = true;
             return found;
