@@ -99,7 +99,7 @@ impl Snapshot {
             journal: leftovers::journal(rig).map(|(_, state)| state),
             left,
             listener: listener(rig.addr.port()),
-            writers: holders(&rig.data_dir.join(".handoff/owner.lock")),
+            writers: held_by(&rig.data_dir.join(".handoff/owner.lock")),
             answers: Client::connect(rig.addr.into()).and_then(|mut client| client.ask("PING")).is_ok(),
             supervisor_fds: descriptors(rig.supervisor_pid()),
         }
@@ -132,6 +132,19 @@ fn holders(lock: &Path) -> Vec<u32> {
     });
     let pids: BTreeSet<u32> = held.filter_map(|words| words[4].parse().ok()).collect();
     pids.into_iter().collect()
+}
+
+/// Who holds it at rest. The table is read in pieces: a lock of somebody else that goes meanwhile hides one from us, so
+/// two looks have to agree.
+fn held_by(lock: &Path) -> Vec<u32> {
+    let mut last = holders(lock);
+    loop {
+        let now = holders(lock);
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
 }
 
 /// Looks at owner.lock all the time.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Strikes every role of a handoff at every step and checks what clients and disk saw
@@ -212,7 +213,12 @@ fn run(args: &Run) -> Result<ExitCode, String> {
     let order: BTreeMap<String, usize> = cells.iter().enumerate().map(|(n, c)| (c.to_string(), n)).collect();
     shuffle(&mut cells, args.seed);
     let (began, before) = (Instant::now(), crash_matrix::processor());
+    let tried = AtomicUsize::new(0);
     let mut records = crash_matrix::run(&cells, &points, args.plant.as_deref(), args.jobs, |record| {
+        let tried = tried.fetch_add(1, Ordering::Relaxed) + 1;
+        if tried.is_multiple_of(100) {
+            eprintln!("{tried} of {} cells, {:.0} s", cells.len(), began.elapsed().as_secs_f64());
+        }
         if record.outcome != Verdict::Green {
             eprintln!("{}", crash_matrix::explained(record));
         }
