@@ -8,7 +8,7 @@ use handoff_tests::bins::{Build, Programs};
 use handoff_tests::crashes::{Crashes, Hit, Order, Point, monotonic, points};
 use handoff_tests::load::{Load, Plan};
 use handoff_tests::prober::Prober;
-use handoff_tests::rig::{Finished, Rig, Setup, alive, finish, wait_gone};
+use handoff_tests::rig::{Finished, Rig, Setup, UNHURRIED, alive, finish, wait_gone};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -143,8 +143,9 @@ pub(crate) fn run(cell: &Cell, points: &Points, how: &How) -> Trial {
         Some(pid) if crashes.trace().iter().any(|hit| hit.pid == pid && hit.point.starts_with("N.")) => "N",
         _ => "X",
     };
-    // L4: nothing that an abort left is in the way of the next one
-    let mut command = rig.ctl_command("upgrade", &["--format", "json", "--probation", "0s"]);
+    // L4: nothing that an abort left is in the way of the next one, however long its freeze takes on a busy machine
+    let unhurried = [&["--format", "json", "--probation", "0s"], UNHURRIED].concat();
+    let mut command = rig.ctl_command("upgrade", &unhurried);
     command.envs(plant.map(|plant| ("HANDOFF_PLANT", plant)));
     let again = finish(&mut command);
     if !rested(&rig, &socket, Instant::now() + SETTLES) {
