@@ -12,7 +12,7 @@ pub struct Cell {
     pub first: Strike,
     /// Who talks to the server meanwhile.
     pub workload: Workload,
-    /// Wire versions of supervisor, incumbent and successor.
+    /// Wire versions of supervisor, incumbent and successor: 1 is this build's, 2 the next one, 3 one from the future.
     pub versions: [u8; 3],
     /// What becomes of a dead supervisor.
     pub policy: Policy,
@@ -223,6 +223,13 @@ impl FromStr for Strike {
     }
 }
 
+fn versions(text: &str) -> Option<[u8; 3]> {
+    let words = text.strip_prefix('v')?.split('-');
+    let known: Vec<u8> =
+        words.map(|word| word.parse().ok().filter(|n| (1..=3).contains(n))).collect::<Option<_>>()?;
+    known.try_into().ok()
+}
+
 impl FromStr for Cell {
     type Err = String;
 
@@ -244,9 +251,10 @@ impl FromStr for Cell {
             Some(&"library") => Workload::Library,
             Some(other) => return Err(format!("{other:?}: the workloads are load, library")),
         };
-        match rest.next() {
-            Some(&"v1-1-1") | None => {}
-            Some(other) => return Err(format!("{other:?}: the versions are v1-1-1")),
+        if let Some(text) = rest.next() {
+            cell.versions = versions(text).ok_or_else(|| {
+                format!("{text:?}: versions are v, and 1, 2 or 3 for each of S, O and N: v1-2-3")
+            })?;
         }
         cell.policy = match rest.next() {
             None => Policy::Restarted,
@@ -289,6 +297,7 @@ mod tests {
             "S.send.Begin.after/kill9/load/v1-1-1",
             "O.send.Heartbeat.after#3/cont/library/v1-1-1",
             "S.send.Begin.after/kill9/load/v1-1-1/never+N.claim.after/stop",
+            "N.claim.after/kill9/load/v1-2-3",
         ] {
             assert_eq!(name.parse::<Cell>().expect("a cell").to_string(), name);
         }
@@ -296,9 +305,14 @@ mod tests {
             "S.a.before/exit".parse::<Cell>().expect("short").to_string(),
             "S.a.before/exit/load/v1-1-1"
         );
-        for wrong in
-            ["S.a.before", "S.a.before/bang", "S.a.before/exit/load/v9", "S.a.before/exit/load/v1-1-1/x"]
-        {
+        for wrong in [
+            "S.a.before",
+            "S.a.before/bang",
+            "S.a.before/exit/load/v9",
+            "S.a.before/exit/load/v1-1-4",
+            "S.a.before/exit/load/v1-1-1-1",
+            "S.a.before/exit/load/v1-1-1/x",
+        ] {
             assert!(wrong.parse::<Cell>().is_err(), "{wrong}");
         }
     }

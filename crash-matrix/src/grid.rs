@@ -42,7 +42,7 @@ fn place(id: &str) -> (String, String) {
         None => {
             let circumstances = id.splitn(3, '/').nth(2).unwrap_or_default();
             let more = circumstances.trim_start_matches("load/v1-1-1").replace("library/v1-1-1", "lib");
-            let more = more.trim_matches('/');
+            let more = more.trim_start_matches("load/").trim_matches('/');
             let column = [cell.first.fault.name(), more].join(" ").trim().to_owned();
             (cell.first.point.to_string(), column)
         }

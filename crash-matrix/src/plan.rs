@@ -91,6 +91,7 @@ fn of_tier(tier: Tier, points: &Points, jobs: usize, seconds: Option<&str>) -> V
                 workload: Workload::Library,
                 ..Cell::of((*point).clone(), Fault::Kill9)
             }));
+            cells.extend(of_versions(&key));
             if let Some(firsts) = seconds {
                 cells.extend(pairs(&key, points, jobs, firsts));
             }
@@ -102,6 +103,14 @@ fn of_tier(tier: Tier, points: &Points, jobs: usize, seconds: Option<&str>) -> V
 fn with(fault: Fault, points: &[Point]) -> Vec<Cell> {
     let here = points.iter().filter(|point| !fault.is_disk() || touches_disk(fault, &point.name));
     here.map(|point| Cell::of(point.clone(), fault)).collect()
+}
+
+/// Deaths at key points among three who all speak differently, in every way to do so.
+const DIFFERENT: [[u8; 3]; 6] = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
+
+fn of_versions(key: &[&Point]) -> Vec<Cell> {
+    let all = key.iter().zip(DIFFERENT.into_iter().cycle());
+    all.map(|(point, versions)| Cell { versions, ..Cell::of((*point).clone(), Fault::Kill9) }).collect()
 }
 
 fn never(point: &Point) -> Cell {

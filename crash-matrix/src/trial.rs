@@ -57,9 +57,10 @@ fn plan(workload: Workload) -> Plan {
     }
 }
 
-fn setup(crashes: &Crashes, scale: u32, plant: Option<&str>) -> Setup {
-    let setup =
-        Setup::new(Programs::of(Build::Crash)).supervisor_env("HANDOFF_TIME_SCALE", &scale.to_string());
+fn setup(crashes: &Crashes, scale: u32, [s, o, n]: [u8; 3], plant: Option<&str>) -> Setup {
+    let setup = Setup::new(Programs::of(Build::Crash))
+        .supervisor_env("HANDOFF_TIME_SCALE", &scale.to_string())
+        .supervisor_env("HANDOFF_SPEAK", &format!("{s}-{o}-{n}"));
     let setup = plant.iter().fold(setup, |setup, plant| setup.supervisor_env("HANDOFF_PLANT", plant));
     crashes.env().iter().fold(setup, |setup, (key, value)| setup.supervisor_env(key, value))
 }
@@ -67,7 +68,7 @@ fn setup(crashes: &Crashes, scale: u32, plant: Option<&str>) -> Setup {
 /// The points that an upgrade under load comes by when nobody dies.
 pub(crate) fn recording(order: Order) -> Vec<Point> {
     let crashes = Crashes::new();
-    let rig = setup(&crashes, 100, None).start();
+    let rig = setup(&crashes, 100, [1, 1, 1], None).start();
     let mut load = Load::start(rig.addr, plan(Workload::Load));
     load.hold_back();
     let old = rig.server_pid();
@@ -105,7 +106,7 @@ impl Upgrade {
 pub(crate) fn run(cell: &Cell, points: &Points, how: &How) -> Trial {
     let crashes = Crashes::new();
     let plant = how.plant.as_deref();
-    let mut rig = setup(&crashes, cell.time_scale(), plant).start();
+    let mut rig = setup(&crashes, cell.time_scale(), cell.versions, plant).start();
     if how.keep {
         println!("kept: {}", rig.keep().display());
     }

@@ -19,6 +19,9 @@
 //! `HANDOFF_CRASH_TRACE=<file>` appends one line a hit: role, pid, monotonic ns, point, epoch; and the action, where it
 //! struck.
 //! `HANDOFF_TIME_SCALE=<percent>` scales the protocol's timers.
+//! `HANDOFF_SPEAK=<S>-<O>-<N>` is how supervisor, first server and successors speak: `1` as this build, `2` as the next
+//! version, `3` as one from the future, `x` as one that insists (see [`crate::wire::dialect`]). `@<file>` reads it from
+//! a file when a process starts.
 //! `HANDOFF_PLANT=<bug>` plants a bug, so that whoever looks for it can be seen to find it (see [`planted`]).
 
 #[cfg(feature = "crash-points")]
@@ -54,6 +57,12 @@ pub fn point(role: &str, effect: &str, side: Side, epoch: u64) {
     armed::hit(role, effect, side, epoch);
     #[cfg(not(feature = "crash-points"))]
     let _ = (role, effect, side, epoch);
+}
+
+/// This process begins: from here on it speaks as it was told to.
+pub fn speak() {
+    #[cfg(feature = "crash-points")]
+    armed::speak();
 }
 
 /// A protocol time as it counts here: scaled in builds with crash points, as it is otherwise.

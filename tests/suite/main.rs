@@ -9,6 +9,7 @@ mod connections;
 mod digest;
 mod hangs;
 mod hundred;
+mod interop;
 mod listeners;
 mod order;
 mod overlap;

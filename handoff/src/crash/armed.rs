@@ -1,6 +1,7 @@
 //! What is armed in this process, and how it strikes.
 
 use super::{Disk, Side, plant};
+use crate::wire::dialect::Dialect;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -150,6 +151,22 @@ static SCALE: LazyLock<u32> = LazyLock::new(|| {
         text.parse().unwrap_or_else(|_| panic!("HANDOFF_TIME_SCALE {text:?}: a percentage is needed"))
     })
 });
+
+/// Takes one of the three words, by the role that this process was started in.
+pub(super) fn speak() {
+    let Ok(said) = std::env::var("HANDOFF_SPEAK") else { return };
+    let text = match said.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file).unwrap_or_else(|e| panic!("HANDOFF_SPEAK {file}: {e}")),
+        None => said,
+    };
+    let place = match std::env::var("HANDOFF_ROLE").as_deref() {
+        Ok("successor") => 2,
+        Ok(_) => 1,
+        Err(_) => 0,
+    };
+    let word = text.trim().split('-').nth(place).and_then(Dialect::parse);
+    word.unwrap_or_else(|| panic!("HANDOFF_SPEAK {text:?}: three of 1, 2, 3, x are needed")).speak();
+}
 
 /// The error number of the next file operation, 0 for none.
 static DISK: AtomicI32 = AtomicI32::new(0);

@@ -25,7 +25,7 @@ pub(super) fn misfit(incumbent: &Hello, successor: &Hello) -> Option<String> {
             successor.wire_min,
             successor.wire_max,
             version::MIN,
-            version::MAX
+            version::highest()
         ));
     }
     if incumbent.service != successor.service {

@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, watch};
 /// # Errors
 /// See [`Error`]; nothing may be served any more then.
 pub async fn serve<S: Successor>(launch: Launch<S::Config>) -> Result<(), Error> {
+    crate::crash::speak();
     let Environment { supervised, channel, listeners } = Environment::take()?;
     let channel = channel.map(|fd| Channel::from_fd(fd).map_err(|e| Error::start("HANDOFF_SOCK_FD", e)));
     let line = channel.transpose()?.map(Line::new);
@@ -137,7 +138,7 @@ pub(super) fn prepare<S: Successor>(
         build,
         service: service.name.to_owned(),
         wire_min: version::MIN,
-        wire_max: version::MAX,
+        wire_max: version::highest(),
         strategy: service.strategy,
         state: service.state(),
         connections: service.connections(),

@@ -155,6 +155,7 @@ impl Setup {
     }
 
     pub(super) async fn open(&self, events: broadcast::Sender<PhaseEvent>) -> Result<Core> {
+        crate::crash::speak();
         if let Some(why) = &self.wrong {
             return Err(Error::Invalid(why.clone()));
         }

@@ -20,7 +20,8 @@ pub(crate) const CONTROL: &str = "handoff-ctl";
 /// First number of inherited listeners.
 const FIRST: RawFd = 3;
 /// What builds with crash points pass on, so that a test can arm every role through the supervisor.
-const FOR_TESTS: [&str; 4] = ["HANDOFF_CRASH", "HANDOFF_CRASH_TRACE", "HANDOFF_TIME_SCALE", "HANDOFF_PLANT"];
+const FOR_TESTS: [&str; 5] =
+    ["HANDOFF_CRASH", "HANDOFF_CRASH_TRACE", "HANDOFF_TIME_SCALE", "HANDOFF_PLANT", "HANDOFF_SPEAK"];
 
 /// One listener that every instance gets.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@
 //! A message type that is not known is skipped, or refused when the frame is marked critical.
 
 use super::codec;
+use super::dialect::{Dialect, Heard};
 use super::message::{Message, Stamped};
 use super::version;
 use crate::ids::{Epoch, HandoffId};
@@ -45,7 +46,7 @@ pub enum WireError {
         length: u32,
     },
     /// A payload in a version that this build does not speak.
-    #[error("{message} in wire version {version}: this build speaks {min} to {max}", min = version::MIN, max = version::MAX)]
+    #[error("{message} in wire version {version}: this build speaks {min} to {max}", min = version::MIN, max = version::highest())]
     Version {
         /// The message.
         message: &'static str,
@@ -94,32 +95,46 @@ impl Frame {
     /// [`WireError::Version`] for a version that this build does not speak (the frozen messages fit every version),
     /// [`WireError::Limit`] when a name, a list or the whole frame is too long.
     pub fn encode(stamped: &Stamped, version: u16) -> Result<Vec<u8>, WireError> {
-        let message = &stamped.message;
-        if !message.is_frozen() && !(version::MIN..=version::MAX).contains(&version) {
+        Self::encode_in(Dialect::spoken(), stamped, version)
+    }
+
+    /// The same as somebody else would say it, with all that comes along.
+    ///
+    /// # Errors
+    /// See [`Frame::encode`].
+    #[doc(hidden)]
+    pub fn encode_in(dialect: Dialect, stamped: &Stamped, version: u16) -> Result<Vec<u8>, WireError> {
+        let Stamped { handoff, epoch, ref message } = *stamped;
+        if !message.is_frozen() && !dialect.speaks(version) {
             return Err(WireError::Version { message: message.name(), version });
         }
-        let payload = codec::payload(message)?;
-        let length = HEADER + payload.len();
-        if length > MAX_FRAME {
+        let mut payload = codec::payload(message)?;
+        dialect.add_fields(message, version, &mut payload);
+        let size = HEADER + payload.len();
+        if size > MAX_FRAME {
             return Err(WireError::Limit {
                 message: message.name(),
                 what: "the frame",
-                size: length,
+                size,
                 max: MAX_FRAME,
             });
         }
-        let header = Header {
+        let header = |kind, critical, payload: &[u8]| Header {
             // bounded by MAX_FRAME just above
-            length: length as u32,
+            length: (HEADER + payload.len()) as u32,
             version,
-            kind: message.kind(),
-            flags: if message.is_critical() { CRITICAL } else { 0 },
-            handoff: stamped.handoff,
-            epoch: stamped.epoch,
+            kind,
+            flags: dialect.flags() | if critical { CRITICAL } else { 0 },
+            handoff,
+            epoch,
         };
-        let mut bytes = Vec::with_capacity(length);
-        header.write(&mut bytes);
+        let mut bytes = Vec::with_capacity(size);
+        header(message.kind(), message.is_critical(), &payload).write(&mut bytes);
         bytes.extend_from_slice(&payload);
+        for (kind, critical, payload) in dialect.and_then(message) {
+            header(kind, critical, &payload).write(&mut bytes);
+            bytes.extend_from_slice(&payload);
+        }
         Ok(bytes)
     }
 }
@@ -145,19 +160,42 @@ pub enum Decoded {
 /// Frames out of a stream of bytes. What comes out does not depend on how the stream is cut.
 ///
 /// After an error the stream has no frame boundary any more: every later `pull` gives the same error.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     buffer: Vec<u8>,
     start: usize,
     position: u64,
     broken: Option<WireError>,
+    dialect: Dialect,
+    heard: Heard,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Decoder {
     /// A decoder at the beginning of a stream.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::of(Dialect::spoken())
+    }
+
+    /// The same for somebody else.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of(dialect: Dialect) -> Self {
+        let (buffer, heard) = (Vec::new(), Heard::default());
+        Self { buffer, start: 0, position: 0, broken: None, dialect, heard }
+    }
+
+    /// What it understood of later versions.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn heard(&self) -> Heard {
+        self.heard
     }
 
     /// Takes the next bytes of the stream. Only these are ever stored, whatever a header promises.
@@ -217,22 +255,25 @@ impl Decoder {
     }
 
     fn decode(&mut self) -> Result<Option<Decoded>, WireError> {
-        let pending = &self.buffer[self.start..];
-        let Some(length) = pending.first_chunk::<4>() else { return Ok(None) };
-        let length = u32::from_le_bytes(*length);
-        if length as usize > MAX_FRAME {
-            return Err(WireError::Oversize { length });
+        loop {
+            let pending = &self.buffer[self.start..];
+            let Some(length) = pending.first_chunk::<4>() else { return Ok(None) };
+            let length = u32::from_le_bytes(*length);
+            if length as usize > MAX_FRAME {
+                return Err(WireError::Oversize { length });
+            }
+            if (length as usize) < HEADER {
+                return Err(WireError::Undersize { length });
+            }
+            let Some(frame) = pending.get(..length as usize) else { return Ok(None) };
+            let Some((header, payload)) = frame.split_first_chunk::<HEADER>() else { return Ok(None) };
+            let decoded = Header::read(header).interpret(payload, self.dialect, &mut self.heard)?;
+            self.start += length as usize;
+            self.position += u64::from(length);
+            if decoded.is_some() {
+                return Ok(decoded);
+            }
         }
-        if (length as usize) < HEADER {
-            return Err(WireError::Undersize { length });
-        }
-        let Some(frame) = pending.get(..length as usize) else { return Ok(None) };
-        let Some((header, payload)) = frame.split_first_chunk::<HEADER>() else { return Ok(None) };
-        let header = Header::read(header);
-        let decoded = header.interpret(payload)?;
-        self.start += length as usize;
-        self.position += u64::from(length);
-        Ok(Some(decoded))
     }
 }
 
@@ -266,21 +307,28 @@ impl Header {
         }
     }
 
-    fn interpret(&self, payload: &[u8]) -> Result<Decoded, WireError> {
-        let (handoff, epoch) = (self.handoff, self.epoch);
+    /// The frame; `None` for one that is understood, and says nothing that matters here.
+    fn interpret(
+        &self,
+        payload: &[u8],
+        dialect: Dialect,
+        heard: &mut Heard,
+    ) -> Result<Option<Decoded>, WireError> {
+        let (handoff, epoch, version) = (self.handoff, self.epoch, self.version);
         let Some(message) = Message::name_of(self.kind) else {
-            return Ok(Decoded::Unknown {
-                kind: self.kind,
-                critical: self.flags & CRITICAL != 0,
-                handoff,
-                epoch,
-            });
+            if dialect.knows(self.kind, payload, heard) {
+                return Ok(None);
+            }
+            let critical = self.flags & CRITICAL != 0;
+            return Ok(Some(Decoded::Unknown { kind: self.kind, critical, handoff, epoch }));
         };
-        if !Message::is_frozen_kind(self.kind) && !(version::MIN..=version::MAX).contains(&self.version) {
-            return Err(WireError::Version { message, version: self.version });
-        }
+        let payload = match Message::is_frozen_kind(self.kind) {
+            true => payload,
+            false if dialect.speaks(version) => dialect.split(message, version, payload, heard)?,
+            false => return Err(WireError::Version { message, version }),
+        };
         let message = codec::message(self.kind, payload)?;
-        Ok(Decoded::Frame(Stamped { handoff, epoch, message }))
+        Ok(Some(Decoded::Frame(Stamped { handoff, epoch, message })))
     }
 }
 

@@ -175,7 +175,7 @@ pub(super) fn at_most(
     if size <= max { Ok(()) } else { Err(WireError::Limit { message, what, size, max }) }
 }
 
-fn field(out: &mut Vec<u8>, tag: u16, value: &[u8]) {
+pub(super) fn field(out: &mut Vec<u8>, tag: u16, value: &[u8]) {
     let length =
         u16::try_from(value.len()).expect("values are limited far below 64 KiB before they get here");
     out.extend_from_slice(&tag.to_le_bytes());
@@ -203,9 +203,10 @@ fn strategy_number(strategy: Strategy) -> u8 {
     }
 }
 
-struct Reader<'a> {
-    message: &'static str,
-    rest: &'a [u8],
+/// Reads fields.
+pub(super) struct Reader<'a> {
+    pub(super) message: &'static str,
+    pub(super) rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
@@ -213,7 +214,7 @@ impl<'a> Reader<'a> {
         WireError::Payload { message: self.message, what }
     }
 
-    fn take<const N: usize>(&mut self, what: &str) -> Result<[u8; N], WireError> {
+    pub(super) fn take<const N: usize>(&mut self, what: &str) -> Result<[u8; N], WireError> {
         let (head, rest) =
             self.rest.split_first_chunk().ok_or_else(|| self.wrong(format!("ends within {what}")))?;
         self.rest = rest;
@@ -239,7 +240,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field: its tag and a reader of its value alone.
-    fn field(&mut self) -> Result<Option<(u16, Reader<'a>)>, WireError> {
+    pub(super) fn field(&mut self) -> Result<Option<(u16, Reader<'a>)>, WireError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -253,7 +254,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a whole value into a place that must still be empty.
-    fn once<T>(
+    pub(super) fn once<T>(
         &mut self,
         name: &str,
         place: &mut Option<T>,

@@ -1,6 +1,8 @@
 //! Frames, messages and versions: bytes become types here and nowhere else.
 
 pub(crate) mod codec;
+#[doc(hidden)]
+pub mod dialect;
 mod frame;
 mod frozen;
 mod kind;

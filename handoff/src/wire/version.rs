@@ -5,12 +5,18 @@ pub const MIN: u16 = 1;
 /// The highest wire version this build speaks.
 pub const MAX: u16 = 1;
 
+/// The highest version that is spoken here: [`MAX`], unless a test asked for a later one.
+#[must_use]
+pub fn highest() -> u16 {
+    super::dialect::Dialect::spoken().highest()
+}
+
 /// The highest version that both sides speak.
 ///
 /// # Errors
 /// The two ranges when they do not overlap (a range that ends before it begins overlaps nothing).
 pub fn choose(peer_min: u16, peer_max: u16) -> Result<u16, VersionMismatch> {
-    let highest = MAX.min(peer_max);
+    let highest = highest().min(peer_max);
     if peer_min <= highest && MIN <= highest {
         Ok(highest)
     } else {
@@ -21,8 +27,9 @@ pub fn choose(peer_min: u16, peer_max: u16) -> Result<u16, VersionMismatch> {
 /// No wire version that both sides speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the peer speaks wire versions {peer_min} to {peer_max}, this build {MIN} to {MAX}: \
-     upgrade in between to a build that speaks one of each"
+    "the peer speaks wire versions {peer_min} to {peer_max}, this build {MIN} to {max}: \
+     upgrade in between to a build that speaks one of each",
+    max = highest()
 )]
 pub struct VersionMismatch {
     /// Lowest version of the peer.

@@ -7,6 +7,7 @@
 
 mod arbitrary;
 mod claim;
+mod dialects;
 mod journal;
 mod samples;
 mod wire;

@@ -41,8 +41,11 @@ impl Supervisor {
                 Party::Ending,
                 false,
             ),
-            Event::SuccessorClosed | Event::SuccessorRefused { .. } => {
+            Event::SuccessorClosed => {
                 self.unsealed(t, "the successor left; awaited Drained from the incumbent".to_owned())
+            }
+            Event::SuccessorRefused { why } => {
+                self.unsealed(t, format!("the successor left: {why}; awaited Drained from the incumbent"))
             }
             Event::DrainOver => {
                 self.unsealed(t, "the drain took too long; awaited Drained from the incumbent".to_owned())
@@ -110,9 +113,14 @@ impl Supervisor {
                 Party::Ending,
                 true,
             ),
-            Event::SuccessorClosed | Event::SuccessorRefused { .. } => self.sealed(
+            Event::SuccessorClosed => self.sealed(
                 t,
                 "the successor left; awaited SealComplete from the incumbent".to_owned(),
+                Party::Alive,
+            ),
+            Event::SuccessorRefused { why } => self.sealed(
+                t,
+                format!("the successor left: {why}; awaited SealComplete from the incumbent"),
                 Party::Alive,
             ),
             Event::FreezeOver => self.sealed(

@@ -34,6 +34,11 @@ pub struct Receiver {
     first_sender: Option<Credentials>,
     to_eof: bool,
     closed: Option<Closed>,
+    /// A type that this build does not know was spoken of.
+    strange: bool,
+    /// What was spoken of that only a later version says.
+    #[cfg(feature = "crash-points")]
+    heard: crate::wire::dialect::Heard,
 }
 
 enum Read {
@@ -54,6 +59,9 @@ impl Receiver {
             first_sender: None,
             to_eof: false,
             closed: None,
+            strange: false,
+            #[cfg(feature = "crash-points")]
+            heard: Default::default(),
         }
     }
 
@@ -88,7 +96,10 @@ impl Receiver {
 
     async fn next(&mut self) -> Result<Received, Closed> {
         loop {
-            match self.decoder.pull().map_err(|e| Closed::Protocol(e.to_string()))? {
+            let pulled = self.decoder.pull();
+            #[cfg(feature = "crash-points")]
+            self.tell_what_was_heard();
+            match pulled.map_err(|e| Closed::Protocol(e.to_string()))? {
                 Some(Decoded::Frame(frame)) => return self.whole(frame),
                 Some(Decoded::Unknown { kind, critical, handoff, .. }) => {
                     self.unknown(kind, critical, handoff)
@@ -115,11 +126,27 @@ impl Receiver {
     fn unknown(&mut self, kind: u16, critical: bool, handoff: HandoffId) {
         self.deadline = None;
         self.fds.clear();
-        tracing::warn!(kind, critical, %handoff, "message of an unknown type");
+        // a later version may say such things all the time: once a channel, it is worth knowing
+        if critical || !std::mem::replace(&mut self.strange, true) {
+            tracing::warn!(kind, critical, %handoff, "message of an unknown type");
+        }
         if critical {
-            let why = "this build does not know this message: use a version in between".to_owned();
+            let why = format!(
+                "this build does not know message type {kind}, which may not be skipped; use a version in between"
+            );
             let message = Message::Refused(Refused { what: kind, why });
             self.sender.send(&Stamped { handoff, epoch: crate::ids::Epoch::ZERO, message }, Vec::new());
+        }
+    }
+
+    /// So that a test sees who understood whom.
+    #[cfg(feature = "crash-points")]
+    fn tell_what_was_heard(&mut self) {
+        let heard = self.decoder.heard();
+        if heard != self.heard {
+            self.heard = heard;
+            let crate::wire::dialect::Heard { field, note, skipped } = heard;
+            tracing::info!(pid = std::process::id(), field, note, skipped, "heard of a later version");
         }
     }
 

@@ -52,7 +52,7 @@ impl Ability {
             program: program.to_owned(),
             carried: FORMAT,
             wire_min: version::MIN,
-            wire_max: version::MAX,
+            wire_max: version::highest(),
         }
     }
 
