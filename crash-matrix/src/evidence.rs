@@ -90,16 +90,17 @@ impl Snapshot {
         let status = rig.status();
         let server = serde_json::from_str::<Value>(&status.stdout).ok();
         let server = server.and_then(|status| u32::try_from(status["server"]["pid"].as_u64()?).ok());
+        let instances = rig.instances();
         Snapshot {
             server,
             status,
-            instances: rig.instances(),
+            writers: held_by(&instances, &rig.data_dir.join(".handoff/owner.lock")),
+            instances,
             claims,
             stamps: stamps(&rig.data_dir),
             journal: leftovers::journal(rig).map(|(_, state)| state),
             left,
             listener: listener(rig.addr.port()),
-            writers: held_by(&rig.data_dir.join(".handoff/owner.lock")),
             answers: Client::connect(rig.addr.into()).and_then(|mut client| client.ask("PING")).is_ok(),
             supervisor_fds: descriptors(rig.supervisor_pid()),
         }
@@ -134,17 +135,18 @@ fn holders(lock: &Path) -> Vec<u32> {
     pids.into_iter().collect()
 }
 
-/// Who holds it at rest. The table is read in pieces: a lock of somebody else that goes meanwhile hides one from us, so
-/// two looks have to agree.
-fn held_by(lock: &Path) -> Vec<u32> {
-    let mut last = holders(lock);
-    loop {
-        let now = holders(lock);
-        if now == last {
-            return now;
-        }
-        last = now;
-    }
+/// Which of these holds it at rest, by their descriptors: the table of all locks is read in pieces, and a lock of somebody
+/// else that goes meanwhile hides one in it.
+fn held_by(pids: &BTreeSet<u32>, lock: &Path) -> Vec<u32> {
+    let Ok(inode) = std::fs::metadata(lock).map(|meta| meta.ino()) else { return Vec::new() };
+    let ours = format!(":{inode} ");
+    let of_lock = |text: &str| text.lines().any(|line| line.contains("FLOCK") && line.contains(&ours));
+    let holds = |pid: &u32| {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+        // one that is closed meanwhile holds nothing
+        descriptors.filter_map(|fd| std::fs::read_to_string(fd.path()).ok()).any(|text| of_lock(&text))
+    };
+    pids.iter().copied().filter(holds).collect()
 }
 
 /// Looks at owner.lock all the time.

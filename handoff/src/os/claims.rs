@@ -285,8 +285,8 @@ impl Claims {
         }
     }
 
-    /// Removes the proposals of a handoff that ended without a commit, for whoever cannot do that any more: the
-    /// successor is gone, and so is the incumbent if `incumbent_gone`. Not durable: what a power loss brings back is
+    /// Removes the proposals of a handoff that ended without a commit, half-written ones too, for whoever cannot do that
+    /// any more: the successor is gone, and so is the incumbent if `incumbent_gone`. Not durable: what a power loss brings back is
     /// removed by the next [`Claims::tidy`].
     ///
     /// # Errors
@@ -296,7 +296,7 @@ impl Claims {
         for name in [ProposalName::Successor(ended)].into_iter().chain(of_incumbent) {
             self.dir.unlink_if_there(&FileName::Proposal(name).to_string())?;
         }
-        Ok(())
+        self.dir.sweep_temps().map(drop)
     }
 
     /// Removes every proposal and every unfinished file, durably. Only for whoever knows that nobody of this lineage

@@ -250,7 +250,7 @@ impl Dir {
             let Some(pid) = writer.and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0) else {
                 continue;
             };
-            if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+            if is_over(pid) {
                 self.unlink_if_there(&name)?;
                 removed.push(name);
             }
@@ -453,6 +453,15 @@ fn refuse_open_parents(path: &Path) -> Result<(), FileError> {
         }
     }
     Ok(())
+}
+
+/// Whether a process writes no more: it is gone, or has ended and nobody waited for it yet.
+fn is_over(pid: i32) -> bool {
+    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+        return true;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 #[cfg(test)]

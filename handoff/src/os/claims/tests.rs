@@ -106,6 +106,18 @@ fn the_proposals_of_an_abort_go_and_those_of_others_stay() {
     );
 }
 
+/// A successor that had lost its channels was ended while it wrote its proposal: the temporary file stayed until the
+/// next supervisor began (`N.propose.before/drop` of the crash matrix).
+#[test]
+fn what_an_ended_successor_wrote_by_half_goes_with_its_proposal() {
+    let (_root, claims) = data();
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    claims.dir().write_new(&format!("tmp.{}.0", child.id()), b"half", 0o600).unwrap();
+    claims.withdraw(HandoffId(7), false).unwrap();
+    assert_eq!(names(&claims), ["reserve"]);
+}
+
 #[test]
 fn a_proposal_is_written_once() {
     let (_root, claims) = data();

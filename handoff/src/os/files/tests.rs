@@ -89,10 +89,17 @@ fn temps_of_the_dead_are_swept_those_of_the_living_kept() {
     let dead = format!("tmp.{}.0", child.id());
     child.wait().unwrap();
     let mine = Dir::temp_name();
-    for name in [dead.as_str(), &mine, "tmp.x.0", "other"] {
+    // it has ended, and is not waited for yet
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    let id = nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(ended.id().cast_signed()));
+    let unreaped = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+    nix::sys::wait::waitid(id, unreaped).unwrap();
+    let zombies = format!("tmp.{}.0", ended.id());
+    for name in [dead.as_str(), &zombies, &mine, "tmp.x.0", "other"] {
         dir.write_new(name, b"", 0o600).unwrap();
     }
     dir.sweep_temps().unwrap();
+    ended.wait().unwrap();
     let mut left = dir.list().unwrap();
     left.sort();
     let mut kept = [mine, "tmp.x.0".into(), "other".into()];
