@@ -8,9 +8,9 @@ use handoff_tests::crashes::Hit;
 use handoff_tests::history::Tally;
 use handoff_tests::prober::Probes;
 use handoff_tests::records::{Stamp, stamps};
-use handoff_tests::rig::{Finished, Rig, descriptors};
+use handoff_tests::rig::{EXECUTABLE, Finished, Rig, held, more};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -70,8 +70,13 @@ pub(crate) struct Snapshot {
     /// Who holds owner.lock.
     pub(crate) writers: Vec<u32>,
     pub(crate) answers: bool,
-    pub(crate) supervisor_fds: usize,
+    /// What the supervisor has open, by kind.
+    pub(crate) held: BTreeMap<String, usize>,
 }
+
+/// The builds of who serves and of who served before, to go back to: of each the file and the copy that is kept of it.
+/// Copies are made and opened beside everything else.
+pub(crate) const BUILDS: usize = 4;
 
 /// What was left may be on its way out: a build is being kept under a temporary name, a child is being reaped.
 const GOES: Duration = Duration::from_secs(20);
@@ -102,8 +107,25 @@ impl Snapshot {
             left,
             listener: listener(rig.addr.port()),
             answers: Client::connect(rig.addr.into()).and_then(|mut client| client.ask("PING")).is_ok(),
-            supervisor_fds: descriptors(rig.supervisor_pid()),
+            held: held(rig.supervisor_pid()),
         }
+    }
+
+    /// Of what the supervisor holds more than before an upgrade. A supervisor that has started a server holds all that it
+    /// ever will, but builds; one that has only adopted holds less.
+    pub(crate) fn holds_more_than(&self, before: &Snapshot) -> Vec<String> {
+        let builds = BUILDS.saturating_sub(before.held.get(EXECUTABLE).copied().unwrap_or(0));
+        more(&before.held, &self.held, |kind| if kind == EXECUTABLE { builds } else { 0 })
+    }
+
+    /// Waits for what passes: an operator's connection whose end was not heard yet, a build that is being read.
+    pub(crate) fn let_pass(mut self, rig: &Rig, before: &Snapshot) -> Snapshot {
+        let deadline = Instant::now() + GOES;
+        while !self.holds_more_than(before).is_empty() && Instant::now() < deadline {
+            pace();
+            self.held = held(rig.supervisor_pid());
+        }
+        self
     }
 }
 

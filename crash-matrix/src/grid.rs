@@ -2,6 +2,7 @@
 
 use crate::cell::{Cell, Fault};
 use crate::record::{Record, Verdict};
+use crate::soak::Soak;
 use handoff_tests::history::percentile;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -36,7 +37,10 @@ pub(crate) fn rows(records: &[Record]) -> (Vec<String>, Vec<Row<'_>>) {
 
 /// Row and column of a cell.
 fn place(id: &str) -> (String, String) {
-    let Ok(cell) = id.parse::<Cell>() else { return (id.to_owned(), "?".to_owned()) };
+    let Ok(cell) = id.parse::<Cell>() else {
+        let (what, how) = id.split_once('/').unwrap_or((id, "?"));
+        return (what.to_owned(), how.trim_end_matches("/v1-1-1").to_owned());
+    };
     match &cell.second {
         Some(second) => (format!("{} + {}", cell.first, second.point), format!("+{}", second.fault.name())),
         None => {
@@ -138,6 +142,7 @@ pub fn explained(record: &Record) -> String {
     for line in record.trace.iter().skip(at.saturating_sub(10)).take(40) {
         let _ = writeln!(out, "    {line}");
     }
-    let _ = writeln!(out, "  again: crash-matrix repro '{}' --trace\n", record.id);
+    let how = if record.id.parse::<Soak>().is_ok() { "" } else { " --trace" };
+    let _ = writeln!(out, "  again: crash-matrix repro '{}'{how}\n", record.id);
     out
 }

@@ -1,11 +1,13 @@
 //! `crash-matrix`: the cells, by name.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use crash_matrix::{Cell, JOBS, PLANTS, Plant, Points, Record, Verdict};
+use crash_matrix::{Cell, JOBS, PLANTS, Plant, Points, Record, Soak, Verdict};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -37,14 +39,14 @@ enum Command {
     /// Say what a cell is, what must hold in it, and how it ended the last time
     Explain {
         /// Its name
-        cell: Cell,
+        cell: Named,
         #[command(flatten)]
         out: Out,
     },
     /// Try one cell, once
     Repro {
         /// Its name
-        cell: Cell,
+        cell: Named,
         /// Leave run dir, data and log where they are
         #[arg(long)]
         keep: bool,
@@ -106,8 +108,10 @@ enum Tier {
     Smoke,
     /// Deaths at every point, everything else at key points
     Single,
-    /// Every fault at every point, and a second one after key points
+    /// Every fault at every point, a second one after key points, and the soaks
     Full,
+    /// Fifty upgrades of one service, and nothing of them stays
+    Soak,
 }
 
 impl From<Tier> for crash_matrix::Tier {
@@ -116,6 +120,40 @@ impl From<Tier> for crash_matrix::Tier {
             Tier::Smoke => crash_matrix::Tier::Smoke,
             Tier::Single => crash_matrix::Tier::Single,
             Tier::Full => crash_matrix::Tier::Full,
+            Tier::Soak => crash_matrix::Tier::Soak,
+        }
+    }
+}
+
+/// What can be tried by its name.
+#[derive(Clone, Debug)]
+enum Named {
+    Cell(Cell),
+    Soak(Soak),
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Named, String> {
+        if text.starts_with("soak.") { text.parse().map(Named::Soak) } else { text.parse().map(Named::Cell) }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Named::Cell(cell) => cell.fmt(f),
+            Named::Soak(soak) => f.write_str(soak.name()),
+        }
+    }
+}
+
+impl Tier {
+    fn soaks(self, pattern: &str) -> Vec<Soak> {
+        match self {
+            Tier::Full | Tier::Soak => Soak::that_fit(pattern),
+            Tier::Smoke | Tier::Single => Vec::new(),
         }
     }
 }
@@ -142,7 +180,7 @@ fn obey(command: Command) -> Result<ExitCode, String> {
         Command::Run(args) => run(&args),
         Command::List { plants: true, .. } => {
             for Plant { name, bug, cell } in PLANTS {
-                println!("{name:4} {bug:45} {cell}");
+                println!("{name:8} {bug:50} {cell}");
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -150,10 +188,16 @@ fn obey(command: Command) -> Result<ExitCode, String> {
             for cell in crash_matrix::cells(tier.into(), &points()?, JOBS, "") {
                 println!("{cell}");
             }
+            for soak in tier.soaks("") {
+                println!("{}", soak.name());
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Explain { cell, out } => {
-            println!("{}", crash_matrix::explain(&cell));
+            match &cell {
+                Named::Cell(cell) => println!("{}", crash_matrix::explain(cell)),
+                Named::Soak(soak) => println!("{}\n\n{}\n", soak.name(), soak.words()),
+            }
             let known = crash_matrix::read(&out.path()).unwrap_or_default();
             match known.iter().find(|record| record.id == cell.to_string()) {
                 Some(record) => println!("The last time: {}", crash_matrix::explained(record)),
@@ -162,7 +206,10 @@ fn obey(command: Command) -> Result<ExitCode, String> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Repro { cell, keep, trace, plant } => {
-            let record = crash_matrix::once(&cell, &points()?, plant.as_deref(), keep);
+            let record = match cell {
+                Named::Cell(cell) => crash_matrix::once(&cell, &points()?, plant.as_deref(), keep),
+                Named::Soak(soak) => soak.run(plant.as_deref()),
+            };
             if trace {
                 println!("{}", record.trace.join("\n"));
             }
@@ -202,19 +249,24 @@ fn run(args: &Run) -> Result<ExitCode, String> {
         _ => {}
     }
     let shows = PLANTS.iter().find(|plant| args.plant.as_deref() == Some(plant.name)).map(|plant| plant.cell);
-    let mut cells = match shows.filter(|_| args.filter.is_empty()) {
-        Some(cell) => vec![cell.parse::<Cell>()?],
-        None => crash_matrix::cells(args.tier.into(), &points, args.jobs, &args.filter),
+    let (mut cells, soaks) = match shows.filter(|_| args.filter.is_empty()).map(str::parse).transpose()? {
+        Some(Named::Cell(cell)) => (vec![cell], Vec::new()),
+        Some(Named::Soak(soak)) => (Vec::new(), vec![soak]),
+        None => {
+            let cells = crash_matrix::cells(args.tier.into(), &points, args.jobs, &args.filter);
+            (cells, args.tier.soaks(&args.filter))
+        }
     };
-    if cells.is_empty() {
+    if cells.is_empty() && soaks.is_empty() {
         eprintln!("no cell fits {:?}; next: crash-matrix list", args.filter);
         return Ok(ExitCode::from(2));
     }
     let order: BTreeMap<String, usize> = cells.iter().enumerate().map(|(n, c)| (c.to_string(), n)).collect();
     shuffle(&mut cells, args.seed);
     let (began, before) = (Instant::now(), crash_matrix::processor());
+    let plant = args.plant.as_deref();
     let tried = AtomicUsize::new(0);
-    let mut records = crash_matrix::run(&cells, &points, args.plant.as_deref(), args.jobs, |record| {
+    let tell = |record: &Record| {
         let tried = tried.fetch_add(1, Ordering::Relaxed) + 1;
         if tried.is_multiple_of(100) {
             eprintln!("{tried} of {} cells, {:.0} s", cells.len(), began.elapsed().as_secs_f64());
@@ -222,8 +274,10 @@ fn run(args: &Run) -> Result<ExitCode, String> {
         if record.outcome != Verdict::Green {
             eprintln!("{}", crash_matrix::explained(record));
         }
-    });
+    };
+    let mut records = crash_matrix::run(&cells, &points, plant, args.jobs, tell);
     records.sort_by_key(|record| order.get(&record.id));
+    records.extend(soaks.iter().map(|soak| soak.run(plant)).inspect(tell));
     println!("{}", crash_matrix::text(&records, began.elapsed().as_secs_f64()));
     let after = crash_matrix::processor();
     let [harness, programs] = [0, 1].map(|who| (after[who] - before[who]).as_secs_f64());
@@ -238,10 +292,10 @@ fn run(args: &Run) -> Result<ExitCode, String> {
 fn find_plants(points: &Points, jobs: usize) -> ExitCode {
     let found = crash_matrix::hunt(points, jobs);
     for (plant, by) in &found {
-        let seen = if by.iter().any(|oracle| oracle == plant.name) { "found" } else { "NOT FOUND" };
-        println!("{:4} {:45} {seen}; red: {}", plant.name, plant.bug, by.join(" "));
+        let seen = if by.iter().any(|oracle| oracle == plant.oracle()) { "found" } else { "NOT FOUND" };
+        println!("{:8} {:50} {seen}; red: {}", plant.name, plant.bug, by.join(" "));
     }
-    let all = found.iter().all(|(plant, by)| by.iter().any(|oracle| oracle == plant.name));
+    let all = found.iter().all(|(plant, by)| by.iter().any(|oracle| oracle == plant.oracle()));
     if all { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 

@@ -14,6 +14,8 @@ pub enum Tier {
     Single,
     /// Every fault at every point, and a second one at key points.
     Full,
+    /// Upgrades of one service again and again: no cells, see [`crate::Soak`].
+    Soak,
 }
 
 /// Where something is decided or changes hands.
@@ -65,6 +67,7 @@ pub fn cells(tier: Tier, points: &Points, jobs: usize, pattern: &str) -> Vec<Cel
 fn of_tier(tier: Tier, points: &Points, jobs: usize, seconds: Option<&str>) -> Vec<Cell> {
     let key: Vec<&Point> = points.all().filter(|p| p.hit == 1 && KEY.contains(&p.name.as_str())).collect();
     match tier {
+        Tier::Soak => Vec::new(),
         Tier::Smoke => {
             let deaths = key.iter().map(|point| Cell::of((*point).clone(), Fault::Kill9));
             deaths.chain(found()).collect()

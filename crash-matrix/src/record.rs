@@ -59,10 +59,10 @@ fn ms(time: Duration) -> f64 {
 const NEAR: usize = 8;
 
 impl Record {
-    /// Of a trial that came to its end, or of what the harness said when it did not.
-    pub(crate) fn of(cell: &Cell, trial: Result<Trial, String>, took: Duration) -> Record {
-        let mut record = Record {
-            id: cell.to_string(),
+    /// Nothing is known of it yet but its name and how long it took.
+    pub(crate) fn named(id: &str, took: Duration) -> Record {
+        Record {
+            id: id.into(),
             outcome: Verdict::Green,
             code: None,
             served_by: None,
@@ -73,7 +73,32 @@ impl Record {
             duration_ms: ms(took),
             tries: 1,
             trace: Vec::new(),
-        };
+        }
+    }
+
+    /// Of a soak: what was broken, and the longest pause of a client.
+    pub(crate) fn soaked(
+        id: &str,
+        seen: Result<(Vec<Violation>, Duration), String>,
+        took: Duration,
+    ) -> Record {
+        let mut record = Record::named(id, took);
+        match seen {
+            Ok((violations, pause)) => {
+                record.violations = violations;
+                record.pause_ms = Some(ms(pause));
+            }
+            Err(panic) => record.violations.push(violation("panic", panic)),
+        }
+        if !record.violations.is_empty() {
+            record.outcome = Verdict::Red;
+        }
+        record
+    }
+
+    /// Of a trial that came to its end, or of what the harness said when it did not.
+    pub(crate) fn of(cell: &Cell, trial: Result<Trial, String>, took: Duration) -> Record {
+        let mut record = Record::named(&cell.to_string(), took);
         match trial {
             Ok(Trial::Struck(seen)) => record.fill(&seen),
             Ok(Trial::Unreached(instead)) => {

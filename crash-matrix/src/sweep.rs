@@ -105,7 +105,7 @@ fn in_time(cell: &Cell, mut record: Record, points: &Points, how: &How, tell: &i
     record
 }
 
-fn said(panic: Box<dyn std::any::Any + Send>) -> String {
+pub(crate) fn said(panic: Box<dyn std::any::Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => panic.downcast::<&str>().map_or_else(|_| "a panic".into(), |text| (*text).into()),

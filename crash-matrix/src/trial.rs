@@ -37,18 +37,19 @@ pub(crate) struct How {
 /// The longest that a process may need to come by a point after the upgrade's end (what a leaving server does).
 const COMES_BY: Duration = Duration::from_secs(3);
 /// Everything is over by then, or never.
-const SETTLES: Duration = Duration::from_secs(60);
+pub(crate) const SETTLES: Duration = Duration::from_secs(60);
 /// The lease and the freeze budget of the scaled protocol: whoever waits for somebody who stands still has decided.
 const DECIDED: Duration = Duration::from_millis(2000);
 
 /// Without it, the clients of a few cells take all that the machine has; each of them still asks a hundred times a second.
 const PAUSE: Duration = Duration::from_millis(5);
 
-fn plan(workload: Workload) -> Plan {
+pub(crate) fn plan(workload: Workload) -> Plan {
     let library = if workload == Workload::Library { 2 } else { 0 };
     Plan {
         busy: 2 - library.min(1),
         library,
+        shared: 8,
         idle: 2,
         subscribers: 1,
         half: 2,
@@ -57,7 +58,7 @@ fn plan(workload: Workload) -> Plan {
     }
 }
 
-fn setup(crashes: &Crashes, scale: u32, [s, o, n]: [u8; 3], plant: Option<&str>) -> Setup {
+pub(crate) fn setup(crashes: &Crashes, scale: u32, [s, o, n]: [u8; 3], plant: Option<&str>) -> Setup {
     let setup = Setup::new(Programs::of(Build::Crash))
         .supervisor_env("HANDOFF_TIME_SCALE", &scale.to_string())
         .supervisor_env("HANDOFF_SPEAK", &format!("{s}-{o}-{n}"));
@@ -152,7 +153,7 @@ pub(crate) fn run(cell: &Cell, points: &Points, how: &How) -> Trial {
     if !rested(&rig, &socket, Instant::now() + SETTLES) {
         late.push(("O11", "nothing is at rest after a clean upgrade".into()));
     }
-    let end = Snapshot::take(&rig);
+    let end = Snapshot::take(&rig).let_pass(&rig, &before);
     let (tally, probes, locks) = (load.finish(), prober.finish(), locks.finish());
     let exempt = is_exempt(&strikes, cell, points, old, &killed, middle.server, done.as_ref());
     let answer = probes.first_after(strike.at);

@@ -96,6 +96,9 @@ impl Successor for Warm {
     }
 
     async fn open(&mut self, _: Disk) -> HookResult<Opened> {
+        if handoff::crash::planted("O2-stale") {
+            crate::plant::remember(&self.reader.store);
+        }
         let digest = self.reader.finish()?;
         let data_epoch = handoff::ids::Epoch(self.reader.epoch);
         Ok(Opened { digest, data_epoch, healthy: true, loaded: self.reader.summary() })

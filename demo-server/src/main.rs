@@ -12,6 +12,7 @@ mod handoff;
 mod ledger;
 mod log;
 mod operation;
+mod plant;
 mod protocol;
 mod server;
 mod store;

@@ -1,6 +1,7 @@
 //! What the clients saw, added up.
 
 use crate::client::Fault;
+use crate::linear::{self, Operation};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub struct Tally {
     pub longest_connect: Duration,
     /// The first faults, with who saw them.
     pub faults: Vec<String>,
+    /// What was asked of keys that clients share, see [`crate::linear::contradictions`].
+    pub operations: Vec<Operation>,
 }
 
 /// The most faults that are kept word by word.
@@ -89,6 +92,7 @@ impl Tally {
         for fault in other.faults {
             self.note(fault);
         }
+        self.operations.extend(other.operations);
     }
 
     /// Whether no promise was broken.
@@ -101,6 +105,7 @@ impl Tally {
     /// When a promise was broken, with what the clients saw.
     pub fn assert_clean(&self) {
         assert!(self.is_clean(), "the clients noticed:\n{self}");
+        self.assert_linearizable();
         assert!(self.answered > 0, "nothing was asked: the load was not there");
     }
 
@@ -108,7 +113,13 @@ impl Tally {
     /// When an acknowledged write was lost, doubled or reordered. Failed requests are no matter here.
     pub fn assert_nothing_lost(&self) {
         assert!(self.lost == 0 && self.reordered == 0, "acknowledged writes are gone:\n{self}");
+        self.assert_linearizable();
         assert!(self.answered > 0, "nothing was asked: the load was not there");
+    }
+
+    fn assert_linearizable(&self) {
+        let wrong = linear::contradictions(&self.operations);
+        assert!(wrong.is_empty(), "not linearizable:\n{}\n{self}", wrong.join("\n"));
     }
 }
 

@@ -6,6 +6,7 @@ pub mod client;
 pub mod crashes;
 pub mod fill;
 pub mod history;
+pub mod linear;
 pub mod load;
 pub mod prober;
 pub mod records;

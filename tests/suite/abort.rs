@@ -39,6 +39,7 @@ fn tried_under_load(code: i32, limit: Limit<'_>, program: impl FnOnce(&Rig) -> P
             busy: 2,
             library: 1,
             fresh: 1,
+            shared: 4,
             idle: 3,
             subscribers: 1,
             half: 3,

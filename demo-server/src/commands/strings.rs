@@ -2,9 +2,17 @@
 
 use crate::command::{Done, Refusal, Turn, integer, wrong_number};
 use crate::operation::Operation;
+use crate::plant;
 use crate::protocol::{Args, MAX_COMMAND};
 
 pub(crate) fn get(turn: &mut Turn<'_>, args: Args<'_>) -> Done {
+    // a bug that an oracle of the crash matrix has to find: what was true before the handoff
+    if handoff::crash::planted("O2-stale")
+        && let Some(old) = plant::recall(&args[1])
+    {
+        turn.replies.bulk(&old);
+        return Ok(());
+    }
     turn.replies.optional(turn.ledger.store().get(&args[1], turn.now).map(|e| &e.value[..]));
     Ok(())
 }
@@ -30,6 +38,7 @@ pub(crate) fn set(turn: &mut Turn<'_>, args: Args<'_>) -> Done {
         None => true,
         Some(OnlyIf::Absent) => present.is_none(),
         Some(OnlyIf::Present) => present.is_some(),
+        Some(OnlyIf::Equal(expected)) => present.is_some_and(|e| e.value == expected),
     };
     let expires = if options.keep_ttl { present.and_then(|e| e.expires) } else { options.expires };
     match (options.get, allowed) {
@@ -44,28 +53,37 @@ pub(crate) fn set(turn: &mut Turn<'_>, args: Args<'_>) -> Done {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum OnlyIf {
+enum OnlyIf<'a> {
     Absent,
     Present,
+    /// Compare and set, as in Redis 8.4: what it compares with is the whole value, and an absent key has none.
+    Equal(&'a [u8]),
 }
 
 #[derive(Default)]
-struct SetOptions {
-    only_if: Option<OnlyIf>,
+struct SetOptions<'a> {
+    only_if: Option<OnlyIf<'a>>,
     expires: Option<u64>,
     keep_ttl: bool,
     get: bool,
 }
 
-impl SetOptions {
-    fn parse(now: u64, args: Args<'_>) -> Result<Self, Refusal> {
+impl<'a> SetOptions<'a> {
+    fn parse(now: u64, args: Args<'a>) -> Result<Self, Refusal> {
         let mut options = Self::default();
         let mut rest = args.from(3);
         while let Some(word) = rest.next() {
             let timed = options.expires.is_some() || options.keep_ttl;
             match word.to_ascii_uppercase().as_slice() {
-                b"NX" if options.only_if != Some(OnlyIf::Present) => options.only_if = Some(OnlyIf::Absent),
-                b"XX" if options.only_if != Some(OnlyIf::Absent) => options.only_if = Some(OnlyIf::Present),
+                b"NX" if matches!(options.only_if, None | Some(OnlyIf::Absent)) => {
+                    options.only_if = Some(OnlyIf::Absent);
+                }
+                b"XX" if matches!(options.only_if, None | Some(OnlyIf::Present)) => {
+                    options.only_if = Some(OnlyIf::Present);
+                }
+                b"IFEQ" if options.only_if.is_none() => {
+                    options.only_if = Some(OnlyIf::Equal(rest.next().ok_or(Refusal::SYNTAX)?));
+                }
                 b"GET" => options.get = true,
                 b"KEEPTTL" if !timed => options.keep_ttl = true,
                 unit @ (b"EX" | b"PX" | b"EXAT" | b"PXAT") if !timed => {
@@ -128,6 +146,10 @@ pub(crate) fn append(turn: &mut Turn<'_>, args: Args<'_>) -> Done {
         Operation::Set { key, value, expires: None }
     };
     turn.ledger.commit(&operation);
+    // a bug that an oracle of the crash matrix has to find: acknowledged once, applied twice
+    if handoff::crash::planted("O2") && length % 8 == 7 {
+        turn.ledger.commit(&Operation::Append { key, value });
+    }
     turn.replies.count(length);
     Ok(())
 }
@@ -155,7 +177,7 @@ fn add(turn: &mut Turn<'_>, key: &[u8], by: i64) -> Done {
         None => (0, None),
     };
     // a bug that an oracle of the crash matrix has to find
-    let by = if handoff::crash::planted("O2") && before % 8 == 7 { by + 1 } else { by };
+    let by = if handoff::crash::planted("O2-order") && before % 8 == 7 { by + 1 } else { by };
     let after = before.checked_add(by).ok_or(Refusal::new("ERR increment or decrement would overflow"))?;
     turn.ledger.commit(&Operation::Set { key, value: after.to_string().as_bytes(), expires });
     turn.replies.integer(after);

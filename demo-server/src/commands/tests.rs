@@ -99,6 +99,34 @@ fn values() {
     ]);
 }
 
+/// Compare and set, as Redis 8.4 has it.
+#[test]
+fn a_value_is_set_if_it_is_still_the_expected_one() {
+    let mut talker = Talker::alone();
+    talker.check(&[
+        ("SET k new IFEQ old", "$-1"),
+        ("EXISTS k", ":0"),
+        ("SET k one", "+OK"),
+        ("SET k two IFEQ on", "$-1"),
+        ("GET k", "$3|one"),
+        ("SET k two IFEQ one", "+OK"),
+        ("SET k three IFEQ one GET", "$3|two"),
+        ("SET k three IFEQ two GET PX 1500", "$3|two"),
+        ("GET k", "$5|three"),
+        ("PTTL k", ":1500"),
+        ("SET k four ifeq three KEEPTTL", "+OK"),
+        ("PTTL k", ":1500"),
+        ("SET k x IFEQ", "-ERR syntax error"),
+        ("SET k x NX IFEQ four", "-ERR syntax error"),
+        ("SET k x IFEQ four XX", "-ERR syntax error"),
+        ("SET k x IFEQ four IFEQ four", "-ERR syntax error"),
+        ("GET k", "$4|four"),
+    ]);
+    // an expired value is none
+    talker.now += 1500;
+    talker.check(&[("SET k five IFEQ four", "$-1"), ("EXISTS k", ":0")]);
+}
+
 #[test]
 fn keys_and_expiry() {
     let mut talker = Talker::alone();

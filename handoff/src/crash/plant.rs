@@ -20,6 +20,10 @@ pub(super) fn planted(bug: &str) -> bool {
 pub(super) fn at(point: &str) {
     static BEGUN: AtomicU32 = AtomicU32::new(0);
     match (PLANTED.as_str(), point) {
+        // a descriptor that stays, of one upgrade in eight
+        ("O6-leak", "S.send.Begin.before") if BEGUN.fetch_add(1, Ordering::SeqCst) % 8 == 7 => {
+            std::mem::forget(std::fs::File::open("/dev/null"));
+        }
         // a connection is cut off on its way to the successor
         ("O1", "O.send.SealComplete.before") => cut_a_connection(),
         // nobody is answered for longer than any timer takes

@@ -1,4 +1,4 @@
-//! Clients in the background: busy, fresh, idle, subscribed, with half a command, with unread replies.
+//! Clients in the background: busy, fresh, idle, subscribed, on shared keys, with half a command, with unread replies.
 //!
 //! Each keeps a ledger of what was acknowledged to it; [`Load::finish`] reads everything again and adds it up.
 
@@ -6,6 +6,7 @@ mod held;
 mod news;
 mod own;
 mod requests;
+mod shared;
 
 use crate::client::Client;
 use crate::history::{Ledger, Tally};
@@ -26,6 +27,8 @@ pub struct Plan {
     pub library: usize,
     /// A new connection for every request.
     pub fresh: usize,
+    /// Clients that share keys; what they were told is judged as one history (see [`crate::linear`]).
+    pub shared: usize,
     /// Connections that say nothing until the end.
     pub idle: usize,
     /// Subscribers; one more connection publishes.
@@ -46,6 +49,7 @@ impl Plan {
             busy: 4,
             library: 2,
             fresh: 1,
+            shared: 4,
             idle: 20,
             subscribers: 3,
             half: 8,
@@ -74,6 +78,7 @@ pub struct Load {
 struct Shared {
     answered: AtomicU64,
     refused: AtomicU64,
+    turns: AtomicU64,
     changed: Condvar,
     lock: Mutex<()>,
 }
@@ -87,6 +92,11 @@ impl Shared {
     fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_all();
+    }
+
+    /// One more operation on shared keys; how many there were before.
+    fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Waits until the count is at least this; false at the deadline.
@@ -130,6 +140,9 @@ impl Load {
         }
         for n in 0..plan.library {
             load.spawn(&began, move |own| requests::library(own, n));
+        }
+        for n in 0..plan.shared {
+            load.spawn(&began, move |own| shared::shared(own, n));
         }
         for n in 0..plan.fresh {
             load.spawn(&began, move |own| requests::fresh(own, n));
@@ -246,6 +259,9 @@ impl Load {
             Ok(mut client) => {
                 for ledger in &ledgers {
                     ledger.check(|key| client.call(&[b"GET", key.as_bytes()]).map(|r| r.text()), &mut tally);
+                }
+                if let Err(fault) = shared::last_words(&mut client, &mut tally.operations) {
+                    tally.fault("final reader", &fault);
                 }
             }
             Err(fault) => tally.fault("final reader", &fault),

@@ -1,10 +1,12 @@
 //! A supervised demo-server of one's own: private directories, a free port, gone when dropped.
 
 mod footprint;
+mod held;
 mod process;
 mod setup;
 
 pub use footprint::Footprint;
+pub use held::{EXECUTABLE, held, more};
 pub use process::{
     Finished, PATIENCE, alive, cgroup_of, descriptors, ended_by, finish, stop, threads, wait_gone,
 };

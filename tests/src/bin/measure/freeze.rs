@@ -27,6 +27,7 @@ const PLAN: Plan = Plan {
     busy: 2,
     library: 1,
     fresh: 1,
+    shared: 0,
     idle: 20,
     subscribers: 1,
     half: 4,

@@ -18,6 +18,7 @@ const PLAN: Plan = Plan {
     busy: 1,
     library: 4,
     fresh: 1,
+    shared: 0,
     idle: 20,
     subscribers: 1,
     half: 2,
