@@ -11,8 +11,9 @@ const KEYS: u64 = 16;
 /// After so many operations a key is left alone and another one taken: the search for an order grows with the square of
 /// that.
 const EACH: u64 = 64;
-/// Between two operations of a client: each has one under way whenever something is decided.
-const PACE: Duration = Duration::from_millis(20);
+/// Between two operations of a client: often enough that some are under way whenever something is decided, and a fifth of
+/// the processor time of a cell at most.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Numbers that look like chance and are the same each time: a linear congruential generator.
 struct Dice(u64);
