@@ -1,4 +1,4 @@
-//! A bug on purpose that takes more than a line, for the crash matrix (see [`handoff::crash::planted`]): a successor
+//! A bug on purpose that takes more than a line, for the crash matrix (see `handoff::crash::planted`): a successor
 //! answers the first read of a key with what it held before the handoff.
 
 use crate::store::Store;
