@@ -128,7 +128,7 @@ pub(crate) fn explore(rules: &Rules) -> Found {
         pool.forget();
         found.states = nodes.len();
         depth += 1;
-        if rules.faults > 2 && rules.kinds.power {
+        if rules.faults > 2 && rules.mutant.is_none() {
             let waiting: usize = level.iter().map(Vec::len).sum();
             eprintln!("{depth} moves deep: {} states, {waiting} of them wait", found.states);
         }

@@ -13,7 +13,8 @@
 //!
 //! A run for longer: `HANDOFF_MODEL_FAULTS=3 cargo test --release -p handoff --no-default-features --test model
 //! a_supervisor -- --test-threads 1 --nocapture`; `HANDOFF_MODEL_UPGRADES=2` lets faults strike the next upgrade too;
-//! `HANDOFF_MODEL_KILLS=3` with the filter `deaths` explores three kills. Times are in docs/testing.md.
+//! `HANDOFF_MODEL_KINDS=stops,hurry` leaves the other kinds out. `HANDOFF_MODEL_KILLS=4` with the filter `deaths` explores
+//! four kills. Times are in docs/testing.md.
 //!
 //! Deeper than every schedule can be tried, a simulator walks through the same world, one way a seed: [`sim`].
 
@@ -81,6 +82,9 @@ fn run(mut rules: Rules) -> Found {
     if rules.kinds.power {
         rules.faults = from_environment("HANDOFF_MODEL_FAULTS", rules.faults);
         rules.upgrades = from_environment("HANDOFF_MODEL_UPGRADES", rules.upgrades);
+        if let Ok(kinds) = std::env::var("HANDOFF_MODEL_KINDS") {
+            rules.kinds = Kinds::named(&kinds);
+        }
     } else {
         rules.faults = from_environment("HANDOFF_MODEL_KILLS", rules.faults);
     }

@@ -16,7 +16,7 @@ fn read(text: &str) -> BTreeMap<String, usize> {
 
 /// Asked for by hand, another number of faults has no line.
 fn by_hand() -> bool {
-    ["HANDOFF_MODEL_FAULTS", "HANDOFF_MODEL_UPGRADES", "HANDOFF_MODEL_KILLS"]
+    ["HANDOFF_MODEL_FAULTS", "HANDOFF_MODEL_UPGRADES", "HANDOFF_MODEL_KINDS", "HANDOFF_MODEL_KILLS"]
         .iter()
         .any(|name| std::env::var_os(name).is_some())
 }

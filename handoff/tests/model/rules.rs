@@ -68,6 +68,40 @@ impl Kinds {
     pub(crate) const STOPS: Kinds = Kinds { stops: true, ..Kinds::KILLS };
 }
 
+impl Kinds {
+    /// These beside deaths: words of [`Kinds::names`] with commas between them.
+    pub(crate) fn named(text: &str) -> Self {
+        let mut kinds = Self::KILLS;
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match word {
+                "power" => kinds.power = true,
+                "errors" => kinds.errors = true,
+                "drops" => kinds.drops = true,
+                "stops" => kinds.stops = true,
+                "votes" => kinds.votes = true,
+                "hurry" => kinds.hurry = true,
+                other => panic!(
+                    "{other}: no kind of fault; there are power, errors, drops, stops, votes and hurry"
+                ),
+            }
+        }
+        kinds
+    }
+
+    fn names(self) -> Vec<&'static str> {
+        let Kinds { power, errors, drops, stops, votes, hurry } = self;
+        let kinds = [
+            (power, "power"),
+            (errors, "errors"),
+            (drops, "drops"),
+            (stops, "stops"),
+            (votes, "votes"),
+            (hurry, "hurry"),
+        ];
+        kinds.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect()
+    }
+}
+
 impl Rules {
     pub(crate) fn new(restartable: bool, faults: u8, kinds: Kinds) -> Self {
         Self {
@@ -128,16 +162,7 @@ impl Rules {
 
     /// What is explored, in a few words.
     pub(crate) fn name(&self) -> String {
-        let Kinds { power, errors, drops, stops, votes, hurry } = self.kinds;
-        let kinds = [
-            (power, "power"),
-            (errors, "errors"),
-            (drops, "drops"),
-            (stops, "stops"),
-            (votes, "votes"),
-            (hurry, "hurry"),
-        ];
-        let named: Vec<_> = kinds.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        let named = self.kinds.names();
         let kinds = match named.len() {
             6 => "of any kind".to_owned(),
             0 => "deaths".to_owned(),
