@@ -218,10 +218,18 @@ impl Rig {
     /// Stops as a service manager does: SIGTERM, and the exit code.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When it does not end, or leaves a control group behind.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal_supervisor(Signal::SIGTERM);
-        self.wait_supervisor()
+        let code = self.wait_supervisor();
+        self.nothing_is_left();
+        code
+    }
+
+    /// A supervisor that ends because it was told to leaves no control group behind.
+    fn nothing_is_left(&self) {
+        let left = self.groups();
+        assert!(left.is_empty(), "a supervisor that was told to stop left {left:?}\n{}", self.log());
     }
 
     /// `handoffctl COMMAND --run-dir ..`, to its end.
@@ -367,10 +375,23 @@ impl Rig {
     /// The end of the log.
     #[must_use]
     pub fn log(&self) -> String {
-        let text = std::fs::read(self.log_path()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.whole_log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(80)..].join("\n")
+    }
+
+    fn whole_log(&self) -> String {
+        let text = std::fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Control groups that there are of servers whose start the log tells, whether or not anything lives in them.
+    fn groups(&self) -> BTreeSet<PathBuf> {
+        let log = self.whole_log();
+        let started =
+            log.split("started instance=").skip(1).filter_map(|rest| rest.split_whitespace().next());
+        let groups = started.filter_map(|id| processkit::ProcessGroup::reopen(&format!("inst-{id}")).ok());
+        groups.filter_map(|group| group.location().map(Path::to_path_buf)).collect()
     }
 }
 
@@ -379,6 +400,7 @@ impl Drop for Rig {
         if std::thread::panicking() {
             eprintln!("--- log of {}\n{}\n---", self.run_dir.display(), self.log());
         }
+        let mut left = BTreeSet::new();
         if let Some(mut child) = self.supervisor.take() {
             let _ = kill(pid_of(&child), Signal::SIGTERM);
             let gone = processkit::pidfd_open(child.id())
@@ -387,6 +409,9 @@ impl Drop for Rig {
                 let _ = child.kill();
             }
             let _ = child.wait();
+            if gone {
+                left = self.groups();
+            }
         }
         // a supervisor that was killed has left its servers behind, and their control groups
         let mut groups = BTreeSet::new();
@@ -398,15 +423,23 @@ impl Drop for Rig {
                 let _ = ended_by(&pidfd, Instant::now() + Duration::from_secs(10));
             }
         }
-        // a server that ended by itself is no instance any more: its group is known by the supervisor's word of its start
-        let log = self.log();
-        let started =
-            log.split("started instance=").skip(1).filter_map(|rest| rest.split_whitespace().next());
-        let named = started.filter_map(|id| processkit::ProcessGroup::reopen(&format!("inst-{id}")).ok());
-        groups.extend(named.filter_map(|group| group.location().map(std::path::Path::to_path_buf)));
-        for group in groups {
-            // not empty, or gone already
-            let _ = std::fs::remove_dir(group);
+        groups.extend(self.groups());
+        remove(groups);
+        if !left.is_empty() && !std::thread::panicking() {
+            panic!("a supervisor that was told to stop left control groups behind: {left:?}\n{}", self.log());
+        }
+    }
+}
+
+/// Ends what lives in these control groups, and removes them: the kernel may take its time over a process that was killed.
+fn remove(groups: BTreeSet<PathBuf>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for path in groups {
+        // gone already
+        let Ok(group) = processkit::ProcessGroup::reopen_by_path(&path) else { continue };
+        let removed = runtime.block_on(async { tokio::time::timeout(PATIENCE, group.remove()).await });
+        if !matches!(removed, Ok(Ok(()))) {
+            eprintln!("{} is left: {removed:?}", path.display());
         }
     }
 }
