@@ -13,6 +13,8 @@ mod ledger;
 mod log;
 mod operation;
 mod plant;
+#[cfg(test)]
+mod properties;
 mod protocol;
 mod server;
 mod store;

@@ -11,10 +11,10 @@ impl Epoch {
     /// The epoch before any tenure: nothing was ever claimed.
     pub const ZERO: Epoch = Epoch(0);
 
-    /// The epoch that the next claim decides.
+    /// The epoch that the next claim decides. After the last one there is none: it stays the last, which is claimed.
     #[must_use]
     pub fn next(self) -> Epoch {
-        Epoch(self.0 + 1)
+        Epoch(self.0.saturating_add(1))
     }
 }
 

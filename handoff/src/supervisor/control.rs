@@ -57,7 +57,7 @@ async fn client(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
         return say(stream, &Reply::Error { message }).await;
     }
     let request = match timeout(PATIENCE, read(&mut stream)).await {
-        Ok(Ok(Some(line))) => parse(&line),
+        Ok(Ok(Some(line))) => Request::read(&line),
         Ok(Ok(None)) => return Ok(()),
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
         Ok(Err(error)) => return Err(error),
@@ -113,13 +113,6 @@ fn times(drain_grace_ms: u64, freeze_budget_ms: u64, deadline_ms: u64) -> Times 
 
 fn allowed(uid: u32) -> bool {
     uid == 0 || uid == nix::unistd::geteuid().as_raw()
-}
-
-fn parse(line: &[u8]) -> Result<Request, String> {
-    serde_json::from_slice(line).map_err(|error| {
-        let why: String = error.to_string().escape_debug().take(200).collect();
-        format!("this is no request: {why}; use handoffctl")
-    })
 }
 
 /// Reads one line, at most [`MAX_LINE`] long; `None` when the client closed without a word.

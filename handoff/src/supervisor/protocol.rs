@@ -61,6 +61,19 @@ pub enum Request {
     Status,
 }
 
+impl Request {
+    /// The request in a line.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn read(line: &[u8]) -> Result<Request, String> {
+        serde_json::from_slice(line).map_err(|error| {
+            let why: String = error.to_string().escape_debug().take(200).collect();
+            format!("this is no request: {why}; use handoffctl")
+        })
+    }
+}
+
 /// A canary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CanaryRequest {

@@ -3,19 +3,12 @@
 mod incumbent;
 mod successor;
 mod supervisor;
+mod table;
 mod words;
 
-use handoff::machine::{Input, Machine};
+use handoff::machine::Machine;
 use std::path::PathBuf;
-
-/// One machine's table.
-struct Table<M> {
-    /// Each state with the inputs that lead there, from the first state on.
-    states: Vec<(&'static str, Vec<Input>)>,
-    inputs: Vec<(&'static str, Input)>,
-    first: M,
-    name: fn(&M) -> &'static str,
-}
+use table::Table;
 
 impl<M: Machine + Clone + PartialEq> Table<M> {
     fn print(&self) -> String {
