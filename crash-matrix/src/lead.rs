@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// What is not in all of these comes by chance.
-const RECORDINGS: usize = 2;
+const RECORDINGS: usize = 3;
 
 /// For each first fault, the points that always follow it.
 pub(crate) fn seconds(firsts: &[Cell], points: &Points, jobs: usize) -> Vec<Vec<Point>> {

@@ -314,7 +314,9 @@ impl<'a> Tender<'a> {
             if !decided || self.continued.contains(&hit.pid) || self.killed.contains(&hit.pid) {
                 continue;
             }
-            if supervisor && !self.load.wait_for(20, SETTLES) {
+            // without a supervisor a server has to serve on (L2), unless it was struck, too
+            let alone = self.strikes().iter().all(|(hit, _)| hit.point.starts_with("S."));
+            if supervisor && alone && !self.load.wait_for(20, SETTLES) {
                 self.late.push(("O8", "nothing is answered while the supervisor stands still".into()));
             }
             let pid = Pid::from_raw(i32::try_from(hit.pid).expect("a pid"));

@@ -1,7 +1,7 @@
 //! What the journal says: one record a decision or a fact worth telling, phases by name.
 
 use crate::ids::{Epoch, HandoffId, InstanceId};
-use crate::outcome::Outcome;
+use crate::outcome::{Ended, Outcome};
 use serde::{Deserialize, Serialize};
 
 /// One entry of the journal. History and hints: the claims always beat it.
@@ -99,6 +99,17 @@ impl Record {
     #[must_use]
     pub fn is_essential(&self) -> bool {
         matches!(self, Record::Intent { .. })
+    }
+
+    /// How a handoff ended, where that is what it says.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        match self {
+            Record::Ended { handoff, outcome, reason, epoch } => {
+                Some(Ended { handoff: *handoff, outcome: *outcome, reason: reason.clone(), epoch: *epoch })
+            }
+            _ => None,
+        }
     }
 
     /// The name in crash points and on the screen.

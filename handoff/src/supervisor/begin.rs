@@ -122,6 +122,10 @@ pub(super) async fn begin(
     // nobody watches it: this is the only word of its end
     let died = died.into_iter().filter_map(|id| name_of(&recovery, id));
     world.inputs.extend(died.map(crate::machine::Input::Exited));
+    // whoever wrote its end down may have died before the proposals were gone
+    if let Some(ended) = &past.last_ended {
+        world.withdraw(ended);
+    }
     world.store_descriptors();
     tokio::spawn(run(machine, world)).abort_handle()
 }

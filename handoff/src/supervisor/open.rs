@@ -428,9 +428,5 @@ fn highest(claims: &Claims) -> Result<Option<(Epoch, Proposal)>> {
 }
 
 pub(super) fn last_of(past: &JournalState) -> Option<LastHandoff> {
-    past.last_ended.as_ref().map(|ended| LastHandoff {
-        handoff_id: ended.handoff.to_string(),
-        outcome: ended.outcome,
-        reason: ended.reason.clone(),
-    })
+    past.last_ended.as_ref().map(LastHandoff::of)
 }

@@ -2,7 +2,7 @@
 //!
 //! These are the JSON of `--format json` and of the operator socket. Unknown values are null, never 0.
 
-use crate::machine::Outcome;
+use crate::machine::{Ended, Outcome};
 use serde::{Deserialize, Serialize};
 
 /// The version of every JSON object here.
@@ -173,4 +173,11 @@ pub struct LastHandoff {
     pub outcome: Outcome,
     /// Why.
     pub reason: Option<String>,
+}
+
+impl LastHandoff {
+    pub(super) fn of(ended: &Ended) -> LastHandoff {
+        let (handoff_id, outcome, reason) = (ended.handoff.to_string(), ended.outcome, ended.reason.clone());
+        LastHandoff { handoff_id, outcome, reason }
+    }
 }

@@ -188,11 +188,6 @@ impl World {
         if crate::crash::planted("O10") && record.name() == "ended" {
             return Ok(());
         }
-        // one that was found open and over is ended without a report: the next cold start has its proposals to remove
-        if let Record::Ended { handoff, outcome, reason, .. } = &record {
-            let (handoff_id, outcome, reason) = (handoff.to_string(), *outcome, reason.clone());
-            self.last = Some(LastHandoff { handoff_id, outcome, reason });
-        }
         match self.catch_up().and_then(|()| self.journal.append(&record)) {
             Ok(()) => Ok(()),
             Err(error) if record.is_essential() => {
@@ -360,7 +355,7 @@ impl World {
 
     /// A successor that was ended leaves its proposal behind, and an incumbent that was never told of the handoff
     /// will not remove it.
-    fn withdraw(&self, ended: &Ended) {
+    pub(super) fn withdraw(&self, ended: &Ended) {
         let incumbent_gone = match ended.outcome {
             Outcome::Committed | Outcome::Unknown => return,
             Outcome::Aborted | Outcome::Reclaimed | Outcome::PreflightFailed => false,
@@ -405,7 +400,15 @@ impl driver::World for World {
     async fn perform(&mut self, effect: Effect) -> Result<Option<Input>, driver::Failure> {
         self.follow_phase();
         match effect {
-            Effect::Persist(record) => self.persist(record).await?,
+            Effect::Persist(record) => {
+                let ended = record.ended();
+                self.persist(record).await?;
+                // one that was found open and over ends without a report
+                if let Some(ended) = ended {
+                    self.last = Some(LastHandoff::of(&ended));
+                    self.withdraw(&ended);
+                }
+            }
             Effect::ReadClaim(epoch) => return Ok(Some(Input::Claimed(epoch, self.owner(epoch)))),
             Effect::WatchClaim(epoch) => return Ok(self.watch_claim(epoch)),
             Effect::Send(peer, frame) => self.send(peer, &frame),
