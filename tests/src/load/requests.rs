@@ -38,7 +38,7 @@ fn busy_round(
     match c.call(&[b"INCR", counter.as_bytes()]) {
         Ok(reply) => own.ledger.incremented(counter, int(&reply)?, &mut own.tally),
         Err(fault) => {
-            own.ledger.increment_unknown(counter);
+            own.ledger.increment_failed(counter, &fault);
             return Err(fault);
         }
     }
@@ -134,7 +134,7 @@ pub(super) fn fresh(own: &mut Own, n: usize) {
                 own.answer(began.elapsed());
             }
             Err(fault) => {
-                own.ledger.increment_unknown(&counter);
+                own.ledger.increment_failed(&counter, &fault);
                 own.tally.fault(&who, &fault);
             }
         }
