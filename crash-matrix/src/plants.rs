@@ -30,7 +30,7 @@ const COMMITS: &str = "N.send.Started.after/slow/load/v1-1-1";
 /// All of them. Each stands in the product, compiled only with crash points: `grep -rn 'crash::planted'`.
 pub const PLANTS: [Plant; 14] = [
     Plant { name: "O1", bug: "a connection is cut off at the seal", cell: COMMITS },
-    Plant { name: "O2", bug: "an append in eight is applied twice", cell: COMMITS },
+    Plant { name: "O2", bug: "an append is applied twice", cell: COMMITS },
     Plant { name: "O2-stale", bug: "the first read of a key is as before the handoff", cell: COMMITS },
     Plant { name: "O2-order", bug: "every eighth INCR counts twice", cell: COMMITS },
     Plant { name: "O3", bug: "a new tenure writes under an old epoch", cell: COMMITS },

@@ -81,6 +81,9 @@ impl Successor for Warm {
         warm.catch_up().await?;
         // now, where nobody waits for it; later records are synced by the writer before it seals
         warm.reader.settle()?;
+        if handoff::crash::planted("O2-stale") {
+            crate::plant::remember(&warm.reader.store);
+        }
         Ok(warm)
     }
 
@@ -96,9 +99,6 @@ impl Successor for Warm {
     }
 
     async fn open(&mut self, _: Disk) -> HookResult<Opened> {
-        if handoff::crash::planted("O2-stale") {
-            crate::plant::remember(&self.reader.store);
-        }
         let digest = self.reader.finish()?;
         let data_epoch = handoff::ids::Epoch(self.reader.epoch);
         Ok(Opened { digest, data_epoch, healthy: true, loaded: self.reader.summary() })
