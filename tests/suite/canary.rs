@@ -19,9 +19,9 @@ use std::time::Instant;
 
 const PING: [&str; 2] = ["--canary", r"PING\r\n=>+PONG"];
 /// A busy machine must not decide: the freeze and the canary have all the time they may need.
-const PATIENT: [&str; 4] = ["--freeze-budget", "60s", "--canary-timeout", "30s"];
+pub(crate) const PATIENT: [&str; 4] = ["--freeze-budget", "60s", "--canary-timeout", "30s"];
 const SHORT: [&str; 4] = ["--freeze-budget", "60s", "--canary-timeout", "300ms"];
-const LONG: [&str; 2] = ["--probation", "120s"];
+pub(crate) const LONG: [&str; 2] = ["--probation", "120s"];
 
 fn exclusive() -> Rig {
     crate::rig()
@@ -32,7 +32,7 @@ fn overlap() -> Rig {
     Setup::new(programs).program(&programs.overlap_server).stateless().start()
 }
 
-fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     Plan { busy: 2, fresh: 1, idle: 5, half: 2, subscribers: 1, ..Plan::default() }
 }
 

@@ -4,6 +4,7 @@ mod abort;
 mod alone;
 mod builds;
 mod canary;
+mod canary_kept;
 mod cli;
 mod connections;
 mod digest;
@@ -24,6 +25,7 @@ mod systemd;
 mod systemd_real;
 mod tidy;
 mod upgrade;
+mod way_back;
 
 use handoff_tests::bins::{Build, Programs};
 use handoff_tests::rig::{Rig, Setup};

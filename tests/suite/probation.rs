@@ -9,6 +9,7 @@ use handoff_tests::rig::{Finished, PATIENCE, Rig, Setup, finish, stop, wait_gone
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -232,7 +233,7 @@ fn hands_back(overlap: bool) {
     for (name, word) in [("ill", "feels ill"), ("votes", "voted down"), ("stuck", "no progress")] {
         let (rig, other) = with(programs, overlap, name);
         let first = rig.status().json()["server"]["executable"].clone();
-        let (ended, seen) = asked_meanwhile(&rig, || {
+        let (ended, seen) = asked_meanwhile(rig.addr, || {
             let to = ["--binary", other.to_str().expect("a path of ours"), "--wait-probation"];
             rig.upgrade(&[&to[..], &LONG].concat())
         });
@@ -263,20 +264,20 @@ fn with(programs: &'static Programs, overlap: bool, name: &str) -> (Rig, PathBuf
 }
 
 /// What clients saw.
-struct Seen {
-    answers: u64,
-    failed: u64,
+pub(crate) struct Seen {
+    pub(crate) answers: u64,
+    pub(crate) failed: u64,
 }
 
 /// One client asks on one connection, another one on a new one each time, while something happens.
-fn asked_meanwhile<T>(rig: &Rig, happens: impl FnOnce() -> T) -> (T, Seen) {
+pub(crate) fn asked_meanwhile<T>(addr: SocketAddrV4, happens: impl FnOnce() -> T) -> (T, Seen) {
     let (done, answers, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let ended = std::thread::scope(|scope| {
         for fresh in [false, true] {
             let (done, answers, failed) = (&done, &answers, &failed);
             scope.spawn(move || {
                 let connect = || {
-                    let mut client = Client::connect(rig.addr.into())?;
+                    let mut client = Client::connect(addr.into())?;
                     client.set_patience(PATIENCE)?;
                     Ok::<_, handoff_tests::client::Fault>(client)
                 };
@@ -321,7 +322,7 @@ fn a_new_server_that_is_not_well_hands_back_under_the_exclusive_strategy() {
     hands_back(false);
 }
 
-fn outcomes(rig: &Rig) -> Vec<Value> {
+pub(crate) fn outcomes(rig: &Rig) -> Vec<Value> {
     let history = rig.ctl("history", &["--format", "json"]);
     let of = |line| serde_json::from_str::<Value>(line).expect("json")["outcome"].clone();
     history.stdout.lines().map(of).collect()
@@ -332,7 +333,7 @@ fn outcomes(rig: &Rig) -> Vec<Value> {
 fn a_way_back_that_is_aborted_once_is_gone_the_second_time() {
     let (rig, other) = with(Programs::of(Build::Plain), false, "ill");
     std::fs::write(rig.marks.join("exclusive-ill.fail-seal"), "once").expect("a file of ours");
-    let (ended, seen) = asked_meanwhile(&rig, || {
+    let (ended, seen) = asked_meanwhile(rig.addr, || {
         let to = ["--binary", other.to_str().expect("a path of ours"), "--wait-probation"];
         rig.upgrade(&[&to[..], &LONG].concat())
     });
@@ -369,7 +370,7 @@ fn a_server_that_does_not_let_go_is_ended_after_the_second_way_back() {
 fn an_ill_server_serves_on_where_the_build_before_does_not_come_up() {
     let (rig, other) = with(Programs::of(Build::Plain), false, "ill");
     std::fs::write(rig.marks.join("exclusive-server.fail-warm"), "always").expect("a file of ours");
-    let (ended, seen) = asked_meanwhile(&rig, || {
+    let (ended, seen) = asked_meanwhile(rig.addr, || {
         let to = ["--binary", other.to_str().expect("a path of ours"), "--wait-probation"];
         rig.upgrade(&[&to[..], &LONG].concat())
     });

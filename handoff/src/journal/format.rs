@@ -108,6 +108,7 @@ mod number {
     pub(super) const TERMS: u16 = 10;
     pub(super) const PROBATION_OVER: u16 = 11;
     pub(super) const ROLLED_BACK: u16 = 12;
+    pub(super) const TURNED_DOWN: u16 = 13;
 }
 
 fn payload(record: &Record) -> Vec<u8> {
@@ -130,6 +131,9 @@ fn payload(record: &Record) -> Vec<u8> {
         Record::Stopped => codec::encode(number::STOPPED),
         Record::Report { handoff, json } => codec::encode((number::REPORT, handoff.0, json)),
         Record::Terms { handoff, probation_ms } => codec::encode((number::TERMS, handoff.0, probation_ms)),
+        Record::TurnedDown { handoff, reason, failed } => {
+            codec::encode((number::TURNED_DOWN, handoff.0, text(reason), failed))
+        }
         Record::ProbationOver { handoff } => codec::encode((number::PROBATION_OVER, handoff.0)),
         Record::RolledBack { handoff, reason, epoch } => {
             codec::encode((number::ROLLED_BACK, handoff.0, text(reason), epoch.0))
@@ -182,6 +186,10 @@ pub(super) fn record(payload: &[u8]) -> Result<Option<Record>, String> {
         number::TERMS => {
             let (handoff, probation_ms) = decode(fields)?;
             Record::Terms { handoff: HandoffId(handoff), probation_ms }
+        }
+        number::TURNED_DOWN => {
+            let (handoff, reason, failed) = decode(fields)?;
+            Record::TurnedDown { handoff: HandoffId(handoff), reason, failed }
         }
         number::PROBATION_OVER => Record::ProbationOver { handoff: HandoffId(decode(fields)?) },
         number::ROLLED_BACK => {

@@ -30,6 +30,15 @@ pub enum Record {
         /// How long.
         probation_ms: u64,
     },
+    /// The server of this handoff has not stood its probation: it is gone back from, whoever supervises it.
+    TurnedDown {
+        /// The handoff.
+        handoff: HandoffId,
+        /// Why.
+        reason: String,
+        /// How many ways back have come to nothing.
+        failed: u32,
+    },
     /// The probation after this handoff has ended, and its server serves on.
     ProbationOver {
         /// The handoff.
@@ -119,6 +128,7 @@ impl Record {
             Record::Generation { .. } => "generation",
             Record::Intent { .. } => "intent",
             Record::Terms { .. } => "terms",
+            Record::TurnedDown { .. } => "turned_down",
             Record::ProbationOver { .. } => "probation_over",
             Record::RolledBack { .. } => "rolled_back",
             Record::SealRequested { .. } => "seal_requested",

@@ -47,6 +47,8 @@ pub struct Trial {
     pub epoch: Epoch,
     /// How long it is on probation, from its commit.
     pub probation_ms: u64,
+    /// Why it has not stood it, and how many ways back have come to nothing since.
+    pub turned_down: Option<(String, u32)>,
 }
 
 /// A handoff whose end the journal does not know.
@@ -123,6 +125,11 @@ impl JournalState {
                     open.probation_ms = *probation_ms;
                 }
             }
+            Record::TurnedDown { handoff, reason, failed } => {
+                if let Some(trial) = self.trial.as_mut().filter(|trial| trial.handoff == *handoff) {
+                    trial.turned_down = Some((reason.clone(), *failed));
+                }
+            }
             Record::ProbationOver { handoff } => {
                 self.trial.take_if(|trial| trial.handoff == *handoff);
             }
@@ -174,11 +181,18 @@ impl JournalState {
             self.containers.iter().map(|i| Record::ColdStart { instance: *i, reason: reason.to_owned() }),
         );
         // a handoff that committed on terms is what a trial is
-        if let Some(Trial { handoff, previous, serving, epoch, probation_ms }) = self.trial.clone() {
+        if let Some(Trial { handoff, previous, serving, epoch, probation_ms, turned_down }) =
+            self.trial.clone()
+        {
             records.push(Record::Intent { handoff, incumbent: previous, successor: serving, epoch });
             records.push(Record::Terms { handoff, probation_ms });
             let (outcome, reason) = (Outcome::Committed, None);
             records.push(Record::Ended { handoff, outcome, reason, epoch: epoch.next() });
+            records.extend(turned_down.map(|(reason, failed)| Record::TurnedDown {
+                handoff,
+                reason,
+                failed,
+            }));
         }
         if let Some(Ended { handoff, outcome, reason, epoch }) = self.last_ended.clone() {
             records.push(match outcome {
@@ -212,7 +226,15 @@ impl JournalState {
 
     fn committed(&mut self, open: &OpenHandoff) {
         let OpenHandoff { handoff, incumbent: previous, successor: serving, epoch, probation_ms, .. } = *open;
-        self.trial = (probation_ms > 0).then_some(Trial { handoff, previous, serving, epoch, probation_ms });
+        let turned_down = None;
+        self.trial = (probation_ms > 0).then_some(Trial {
+            handoff,
+            previous,
+            serving,
+            epoch,
+            probation_ms,
+            turned_down,
+        });
     }
 
     fn open_as(&mut self, handoff: HandoffId) -> Option<&mut OpenHandoff> {

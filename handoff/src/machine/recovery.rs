@@ -41,10 +41,12 @@ pub struct FoundHandoff {
     pub epoch: Epoch,
     /// How long its server is on probation.
     pub probation: Duration,
+    /// What is to be tried on its server is known.
+    pub canary: bool,
 }
 
 /// A server that the journal shows on probation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FoundTrial {
     /// The handoff that committed.
     pub handoff: HandoffId,
@@ -54,19 +56,24 @@ pub struct FoundTrial {
     pub serving: InstanceId,
     /// How long.
     pub window: Duration,
+    /// What is tried on it again and again is known.
+    pub canary: bool,
+    /// Why it has not stood it, and how many ways back have come to nothing since.
+    pub turned_down: Option<(String, u32)>,
 }
 
 impl FoundHandoff {
     /// The probation after this one.
     fn trial(&self) -> Option<FoundTrial> {
         let (handoff, previous, serving) = (self.handoff, self.incumbent, self.successor);
-        let trial = FoundTrial { handoff, previous, serving, window: self.probation };
+        let (window, canary, turned_down) = (self.probation, self.canary, None);
+        let trial = FoundTrial { handoff, previous, serving, window, canary, turned_down };
         (!self.probation.is_zero()).then_some(trial)
     }
 
     /// Within the probation there is no other handoff than the one that goes back.
-    fn undoes(&self, trial: Option<FoundTrial>) -> Option<FoundTrial> {
-        trial.filter(|trial| trial.serving == self.incumbent)
+    fn undoes(&self, trial: Option<&FoundTrial>) -> Option<FoundTrial> {
+        trial.filter(|trial| trial.serving == self.incumbent).cloned()
     }
 }
 
@@ -157,7 +164,7 @@ pub fn recover(found: Found) -> Recovery {
         // it began as the successor and serves: committed, whoever was to write that down
         Some(open) if open.successor == me => {
             let (handoff, epoch) = (open.handoff, first.epoch);
-            if open.undoes(found.trial).is_some() {
+            if open.undoes(found.trial.as_ref()).is_some() {
                 let reason = "a rollback was under way when the supervisor was restarted".to_owned();
                 effects.push(Effect::Persist(Record::RolledBack { handoff, reason, epoch }));
             }
@@ -175,8 +182,10 @@ pub fn recover(found: Found) -> Recovery {
         Some(open) => {
             successor = Some(open.successor);
             let reason = "the supervisor was restarted".to_owned();
-            let hello = before.iter().find(|i| i.hello.instance == open.successor).map(|i| i.hello.clone());
-            let undone = open.undoes(found.trial);
+            let found_successor = before.iter().find(|i| i.hello.instance == open.successor);
+            let hello = found_successor.map(|i| i.hello.clone());
+            let warm = found_successor.is_some_and(|i| i.standing != Standing::Warming);
+            let undone = open.undoes(found.trial.as_ref());
             effects.extend(found.trial.filter(|_| undone.is_none()).map(proven));
             effects.extend(supervisor.found_open(
                 upgrade(open),
@@ -184,7 +193,7 @@ pub fn recover(found: Found) -> Recovery {
                 open.epoch,
                 hello,
                 reason,
-                undone,
+                undone.map(|trial| (trial, warm)),
             ));
         }
         None => {
@@ -246,7 +255,7 @@ fn without_incumbent(
                 open.epoch,
                 n.hello.clone(),
                 reason,
-                open.undoes(trial),
+                open.undoes(trial.as_ref()),
             ));
             Recovery { supervisor, effects, incumbent: None, successor: Some(open.successor), retiring }
         }
@@ -286,6 +295,7 @@ fn open_of(incumbent: &FoundInstance) -> Option<FoundHandoff> {
         successor: incumbent.peer,
         epoch: incumbent.epoch,
         probation: Duration::ZERO,
+        canary: false,
     })
 }
 
@@ -296,6 +306,7 @@ fn open_of_successor(successor: &FoundInstance) -> Option<FoundHandoff> {
         successor: successor.hello.instance,
         epoch: successor.epoch,
         probation: Duration::ZERO,
+        canary: false,
     })
 }
 
@@ -308,7 +319,7 @@ fn upgrade(open: FoundHandoff) -> Upgrade {
         drain_grace: times::START,
         freeze_budget: Duration::from_secs(2),
         probation: open.probation,
-        canary: false,
+        canary: open.canary,
         way: Way::Forward,
     }
 }
@@ -364,6 +375,7 @@ mod tests {
             successor: InstanceId(3),
             epoch: Epoch(1),
             probation: Duration::ZERO,
+            canary: false,
         };
         let o = found(incumbent, Standing::Draining, Epoch(1));
         let recovery = recover(Found {
@@ -391,6 +403,7 @@ mod tests {
             successor: InstanceId(2),
             epoch: Epoch(1),
             probation: Duration::ZERO,
+            canary: false,
         };
         for standing in [Standing::Active, Standing::Starting, Standing::Claimed] {
             let recovery = recover(Found {
@@ -453,6 +466,7 @@ mod tests {
                 successor: third,
                 epoch: Epoch(2),
                 probation: Duration::ZERO,
+                canary: false,
             }),
             trial: None,
             highest: Some((Epoch(3), third)),

@@ -2,6 +2,7 @@
 
 use super::builds::{keep, sync};
 use super::instance::{Instance, News};
+use super::kept_canary;
 use super::options::SpawnSpec;
 use super::orders::{Aborted, Child, Done, Order, PhaseEvent, Refusal, Serving, Wanted};
 use super::place::Place;
@@ -271,16 +272,21 @@ impl World {
         ask.stage = Stage::Checking;
         let (handoff, successor, spec, tell) =
             (ask.handoff, ask.successor, ask.spec.clone(), self.tell.clone());
-        let builds = Arc::clone(&self.site.builds);
+        let (builds, run) = (Arc::clone(&self.site.builds), self.site.run.clone());
         if ask.way == Way::Back {
             return self.check_back(place);
         }
         tokio::task::spawn_blocking(move || {
             let checked = spec.resolve().and_then(|path| Executable::open(&path));
-            let (placed, warnings) = place.judged();
+            let (placed, mut warnings) = place.judged();
             let checked = checked.and_then(|executable| placed.map(|()| executable));
             let checked = checked.and_then(|executable| match &spec.canary {
-                Some(canary) => canary.check_program().map(|()| executable),
+                Some(canary) => {
+                    canary.check_program()?;
+                    // without it the upgrade is none the worse
+                    warnings.extend(kept_canary::keep(&run, handoff, canary).err());
+                    Ok(executable)
+                }
                 None => Ok(executable),
             });
             let checked = checked
@@ -336,7 +342,10 @@ impl World {
             ..InstanceReport::default()
         };
         ask.build = Some(build);
-        self.attempts.canary.clone_from(&ask.spec.canary);
+        // one that goes back has none, and if it is aborted the probation goes on with its own
+        if ask.way != Way::Back {
+            self.attempts.canary.clone_from(&ask.spec.canary);
+        }
         let old = self.incumbent.as_ref().map(Instance::report).unwrap_or_default();
         for warning in &warnings {
             tracing::warn!(%handoff, warning, "preflight");
@@ -349,6 +358,7 @@ impl World {
     pub(super) fn refuse(&mut self, reason: String) {
         self.beats.disarm(Beat::Upgrade);
         let Some(ask) = self.ask.take() else { return };
+        self.tidy_canaries();
         tracing::info!(target: "handoff.abort", handoff = %ask.handoff, reason, "preflight failed");
         let view = self.window.look();
         if ask.way == Way::Back && view.turning {

@@ -3,6 +3,7 @@
 use super::adopt::{self, Adoptee, Speaker};
 use super::ask::GRACE;
 use super::builds;
+use super::canary::{Attempts, Canary};
 use super::instance::{Instance, Tell};
 use super::leftovers::Leftovers;
 use super::manager::Manager;
@@ -28,6 +29,7 @@ pub(super) async fn begin(
     journal: Journal<JournalFile>,
     past: JournalState,
     recovery: Recovery,
+    canary: Option<Canary>,
     adoptees: Vec<Adoptee>,
     traces: Vec<InstanceId>,
     mut leftovers: Leftovers,
@@ -90,7 +92,7 @@ pub(super) async fn begin(
         tell,
         watch: None,
         transfer: None,
-        attempts: super::canary::Attempts::default(),
+        attempts: Attempts::of(canary),
         builds: BTreeMap::new(),
         configured: None,
         starting: None,

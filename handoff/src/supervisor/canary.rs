@@ -28,12 +28,12 @@ const FORM: &str = r"write SEND=>EXPECT, for example 'PING\r\n=>+PONG'; escapes 
 /// It is not of the server's own making: [`Incumbent::health`](crate::sdk::Incumbent::health) is that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Canary {
-    what: What,
-    timeout: Duration,
+    pub(super) what: What,
+    pub(super) timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     Exchange { send: Vec<u8>, expect: Vec<u8> },
     Program(PathBuf),
 }
@@ -214,6 +214,13 @@ pub(super) struct Attempts {
     /// One that is not listened to any more may still be about to tell how it went.
     number: u64,
     running: Option<AbortHandle>,
+}
+
+impl Attempts {
+    /// Those of a canary that an earlier supervisor began with.
+    pub(super) fn of(canary: Option<Canary>) -> Self {
+        Self { canary, ..Self::default() }
+    }
 }
 
 impl World {

@@ -20,7 +20,7 @@
 //! | `progress`, `report`, `status` | what people see |
 //! | `replace` | another program in the place of this supervisor |
 //! | `control`, `protocol` | the operator socket |
-//! | `canary` | a request tried on a new server |
+//! | `canary`, `kept_canary` | a request tried on a new server, and what a later supervisor knows of it |
 
 mod adopt;
 mod ask;
@@ -33,6 +33,7 @@ mod face;
 mod gather;
 mod guest;
 mod instance;
+mod kept_canary;
 mod launch;
 mod leftovers;
 mod manager;

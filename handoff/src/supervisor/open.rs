@@ -6,6 +6,7 @@ use super::control;
 use super::face::StateJournal;
 use super::gather::{Gathered, gather};
 use super::guest::Streams;
+use super::kept_canary;
 use super::leftovers::Leftovers;
 use super::manager::Manager;
 use super::orders::{Handle, PhaseEvent};
@@ -223,12 +224,21 @@ impl Setup {
         let listeners = self.shared(&adoptees, &saved)?;
         let highest = highest(&claims)?;
         forgive(&mut journal, &mut past, highest.as_ref().map(|(_, claim)| claim));
+        if !self.guest
+            && let Err(error) = kept_canary::tidy(&run, journal.state(), None)
+        {
+            tracing::warn!(%error, "a canary that is over stays in its file");
+        }
         let highest = highest.map(|(epoch, claim)| (epoch, claim.instance));
+        let tried = past.trial.as_ref().and_then(|trial| kept_canary::find(&run, trial.handoff));
+        let to_be_tried = past.open.as_ref().and_then(|open| kept_canary::find(&run, open.handoff));
         let trial = past.trial.as_ref().map(|trial| FoundTrial {
             handoff: trial.handoff,
             previous: trial.previous,
             serving: trial.serving,
             window: Duration::from_millis(trial.probation_ms),
+            canary: tried.is_some(),
+            turned_down: trial.turned_down.clone(),
         });
         if let Some(carried) = &carried {
             let adopted = |pid: &u32| adoptees.iter().any(|adoptee| adoptee.speaker.pid == *pid);
@@ -243,6 +253,7 @@ impl Setup {
                 successor: open.successor,
                 epoch: open.epoch,
                 probation: Duration::from_millis(open.probation_ms),
+                canary: to_be_tried.is_some(),
             }),
             trial,
             highest,
@@ -282,10 +293,12 @@ impl Setup {
         };
         traces.extend(mute);
         let debt = carried.map(|carried| Debt::of(carried, site.version(), generation));
+        let canary = to_be_tried.or(tried);
         let (orders, incoming) = mpsc::channel(64);
-        let task =
-            begin(site, journal, past, recovery, adoptees, traces, leftovers, incoming, events, manager)
-                .await;
+        let task = begin(
+            site, journal, past, recovery, canary, adoptees, traces, leftovers, incoming, events, manager,
+        )
+        .await;
         let (debt, tasks) = (Mutex::new(debt), Mutex::new(vec![task]));
         Ok(Core { handle: Handle(orders), journal: summary, run, door, debt, tasks })
     }

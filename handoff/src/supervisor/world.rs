@@ -189,7 +189,10 @@ impl World {
             return Ok(());
         }
         match self.catch_up().and_then(|()| self.journal.append(&record)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.tidy_canaries_after(&record);
+                Ok(())
+            }
             Err(error) if record.is_essential() => {
                 Err(driver::Failure { step: Step::Persist, why: error.to_string() })
             }
@@ -380,6 +383,7 @@ impl World {
         self.transfer = None;
         self.withdraw(&ended);
         self.finish(ended).await;
+        self.tidy_canaries();
         self.prune_builds();
     }
 }

@@ -171,6 +171,7 @@ pub(crate) fn later_records() -> Vec<(String, Record)> {
         Record::Terms { handoff: HANDOFF, probation_ms: 10_000 },
         Record::ProbationOver { handoff: HANDOFF },
         Record::RolledBack { handoff: HANDOFF, reason: "it died".into(), epoch: EPOCH },
+        Record::TurnedDown { handoff: HANDOFF, reason: "it feels ill".into(), failed: 1 },
     ];
     records.extend(plain.map(|record| (record.name().to_owned(), record)));
     records

@@ -5,9 +5,9 @@ use crate::hello;
 use crate::moves::Who;
 use crate::part::Part;
 use crate::rules::Rules;
-use crate::world::{Inbox, Link, Mode, OpenRecord, Proc, Running, Stream, Sup, TrialRecord, World};
+use crate::world::{Inbox, Link, Mode, Proc, Running, Stream, Sup, World};
 use handoff::ids::{Epoch, HandoffId, InstanceId};
-use handoff::machine::recovery::{Found, recover};
+use handoff::machine::recovery::{Found, FoundHandoff, FoundTrial, recover};
 use handoff::machine::{Command, Input, Peer};
 use handoff::wire::{Message, Role, Stamped};
 use std::collections::VecDeque;
@@ -136,8 +136,10 @@ pub(crate) fn recovered(w: &mut World, rules: &Rules, seen: &mut Seen) -> Result
     };
     let instances: Vec<_> = found.iter().filter(|f| w.alive(f.id)).map(|f| f.found(rules)).collect();
     let base = crate::base(generation);
-    let open = w.disk.open.map(OpenRecord::into);
-    let trial = w.disk.trial.map(TrialRecord::into);
+    // what is tried is in a file beside the journal
+    let canary = rules.canary;
+    let open = w.disk.open.map(|open| FoundHandoff { canary, ..open.into() });
+    let trial = w.disk.trial.map(|trial| FoundTrial { canary, ..trial.into() });
     let highest = w.disk.highest();
     let recovery = recover(Found { base, generation, open, trial, highest, stopped: false, instances });
     let empty = recovery.supervisor.state_name() == "Empty";

@@ -199,6 +199,11 @@ fn journal(w: &mut World, record: &Record, rules: &Rules) {
                 open.probation = true;
             }
         }
+        Record::TurnedDown { handoff, failed, .. } => {
+            if let Some(trial) = w.disk_mut().trial.as_mut().filter(|trial| trial.handoff == *handoff) {
+                trial.failed = Some(*failed);
+            }
+        }
         Record::ProbationOver { handoff } => {
             w.disk_mut().trial.take_if(|trial| trial.handoff == *handoff);
         }
@@ -218,7 +223,8 @@ fn journal(w: &mut World, record: &Record, rules: &Rules) {
                 let disk = w.disk_mut();
                 disk.open = None;
                 if *outcome == Outcome::Committed {
-                    disk.trial = open.probation.then_some(TrialRecord { handoff, previous, serving });
+                    disk.trial =
+                        open.probation.then_some(TrialRecord { handoff, previous, serving, failed: None });
                 }
             }
         }

@@ -72,6 +72,8 @@ pub(crate) struct TrialRecord {
     pub(crate) handoff: HandoffId,
     pub(crate) previous: InstanceId,
     pub(crate) serving: InstanceId,
+    /// It was turned down, and so many ways back have come to nothing.
+    pub(crate) failed: Option<u32>,
 }
 
 /// How long anybody is on probation.
@@ -79,7 +81,9 @@ pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 
 impl From<TrialRecord> for FoundTrial {
     fn from(t: TrialRecord) -> Self {
-        FoundTrial { handoff: t.handoff, previous: t.previous, serving: t.serving, window: WINDOW }
+        let TrialRecord { handoff, previous, serving, failed } = t;
+        let turned_down = failed.map(|failed| ("it was turned down".to_owned(), failed));
+        FoundTrial { handoff, previous, serving, window: WINDOW, canary: false, turned_down }
     }
 }
 
@@ -87,7 +91,7 @@ impl From<OpenRecord> for FoundHandoff {
     fn from(r: OpenRecord) -> Self {
         let probation = if r.probation { WINDOW } else { Duration::ZERO };
         let OpenRecord { handoff, incumbent, successor, epoch, .. } = r;
-        FoundHandoff { handoff, incumbent, successor, epoch, probation }
+        FoundHandoff { handoff, incumbent, successor, epoch, probation, canary: false }
     }
 }
 

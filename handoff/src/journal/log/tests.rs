@@ -279,6 +279,14 @@ fn the_state_knows_who_is_on_probation() {
         None
     );
 
+    // two ways back in all, whoever supervises: not each time two anew
+    let turned = |failed| Record::TurnedDown { handoff: HandoffId(7), reason: "ill".into(), failed };
+    let state = fold(&[committed(7, true), vec![turned(0), turned(1)]]);
+    let down = state.trial.clone().and_then(|trial| trial.turned_down);
+    assert_eq!(down, Some(("ill".to_owned(), 1)));
+    assert_eq!(compacted(&state), state);
+    assert_eq!(fold(&[committed(9, true), vec![turned(1)]]).trial.expect("another").turned_down, None);
+
     // the record of the rollback stands before the end of the handoff that did it
     let back = Record::RolledBack { handoff: HandoffId(8), reason: "ill".into(), epoch: Epoch(7) };
     let mut way_back = committed(8, false);

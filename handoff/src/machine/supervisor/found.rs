@@ -1,6 +1,6 @@
 //! The states a restarted supervisor begins in; [`crate::machine::recovery`] decides which.
 
-use super::probation::Back;
+use super::probation::{Back, Trial};
 use super::{Party, Server, State, Supervisor, Try, Why};
 use crate::ids::{Epoch, InstanceId};
 use crate::machine::recovery::FoundTrial;
@@ -19,15 +19,19 @@ impl Supervisor {
     }
 
     /// Somebody serves, and has not proven itself: its probation begins anew, the time of the first one is not known.
+    /// Its canary goes on where it was kept, and so does the way back from it.
     pub(in crate::machine) fn found_on_probation(
         &mut self,
         hello: Hello,
         epoch: Epoch,
         trial: FoundTrial,
     ) -> Effects {
+        let canary = trial.canary && hello.canary;
         let server = Server { facts: Box::new(hello), epoch };
-        // nor is the canary
-        self.watch(server, trial.handoff, trial.previous, trial.window, false)
+        if trial.turned_down.is_some() {
+            return self.go_on_back(server, Trial::found(&trial));
+        }
+        self.watch(server, trial.handoff, trial.previous, trial.window, canary)
     }
 
     /// A cold-started server is on its way, perhaps to go back.
@@ -43,11 +47,14 @@ impl Supervisor {
     }
 
     fn fallen(trial: &FoundTrial) -> Why {
-        let reason = "the new server died on probation, and so did the supervisor".to_owned();
+        let reason = match &trial.turned_down {
+            Some((verdict, _)) => format!("{verdict}; it was gone when the supervisor was started again"),
+            None => "the new server died on probation, and so did the supervisor".to_owned(),
+        };
         Why::Handoff { handoff: trial.handoff, reason, back: Some(trial.previous) }
     }
 
-    /// A handoff is open: who owns its epoch?
+    /// A handoff is open: who owns its epoch? With what it undoes goes whether the build before had come up.
     pub(in crate::machine) fn found_open(
         &mut self,
         upgrade: Upgrade,
@@ -55,9 +62,9 @@ impl Supervisor {
         base: Epoch,
         successor: Option<Hello>,
         reason: String,
-        undone: Option<FoundTrial>,
+        undone: Option<(FoundTrial, bool)>,
     ) -> Effects {
-        let back = undone.as_ref().map(Back::resumed);
+        let back = undone.map(|(trial, warm)| Back::resumed(&trial, warm));
         let facts = Box::new(incumbent);
         let party = if successor.is_some() { Party::Alive } else { Party::Ending };
         let successor = successor.map(Box::new);
@@ -76,7 +83,7 @@ impl Supervisor {
         reason: String,
         undone: Option<FoundTrial>,
     ) -> Effects {
-        let back = undone.as_ref().map(Back::resumed);
+        let back = undone.map(|trial| Back::resumed(&trial, true));
         // nothing of O's facts is needed any more but its name
         let facts = Box::new(Hello { instance: incumbent, ..successor.clone() });
         let (server, successor) = (Server { facts, epoch: base }, Some(Box::new(successor)));

@@ -4,8 +4,8 @@
 //! before when it is dead or hangs. It goes only to a build that declared that it reads what the new one writes: whether it
 //! does was asked before the incumbent heard of the upgrade.
 //!
-//! A way back that is aborted is tried once more. After that the new server is ended for it only where the build before
-//! had come up beside it; else there would be nobody.
+//! A way back that is aborted is tried once more, whoever supervises then. After that the new server is ended for it only
+//! where the build before had come up beside it; else there would be nobody.
 
 use super::event::Event;
 use super::{Party, Server, State, Supervisor, Try, Why};
@@ -31,13 +31,27 @@ pub(super) struct Trial {
     canary: bool,
     /// Why it did not stand it; the way back is being looked for.
     verdict: Option<String>,
-    /// The way back was aborted once.
-    tried: bool,
+    /// How many ways back have come to nothing.
+    failed: u32,
 }
 
 impl Trial {
     fn new(handoff: HandoffId, previous: InstanceId, window: Duration) -> Self {
-        Self { handoff, previous, window, progress: None, canary: false, verdict: None, tried: false }
+        Self { handoff, previous, window, progress: None, canary: false, verdict: None, failed: 0 }
+    }
+
+    /// As an earlier supervisor left it.
+    pub(super) fn found(found: &FoundTrial) -> Self {
+        let (verdict, failed) = found.turned_down.clone().unzip();
+        let fresh = Self::new(found.handoff, found.previous, found.window);
+        Self { canary: found.canary, verdict, failed: failed.unwrap_or_default(), ..fresh }
+    }
+
+    /// What is to be known of it after this supervisor.
+    fn noted(&self) -> Effect {
+        let (handoff, failed) = (self.handoff, self.failed);
+        let reason = self.verdict.clone().unwrap_or_default();
+        Effect::Persist(Record::TurnedDown { handoff, reason, failed })
     }
 
     /// It has failed, only the way back is not known yet.
@@ -71,6 +85,8 @@ pub(super) struct Back {
     reason: String,
     /// An operator has aborted it.
     called_off: bool,
+    /// Found open: the build before had perhaps not come up.
+    cold: bool,
 }
 
 impl Back {
@@ -86,15 +102,16 @@ impl Back {
 
     /// A rollback that nothing but an operator's wish is the reason of.
     pub(super) fn by_hand() -> Self {
-        Self { undone: None, reason: "an operator wanted it".to_owned(), called_off: false }
+        Self { undone: None, reason: "an operator wanted it".to_owned(), called_off: false, cold: false }
     }
 
-    /// A rollback that an earlier supervisor began within the probation. Whoever wanted it: if it is aborted, the new
-    /// server is asked again how it is.
-    pub(super) fn resumed(found: &FoundTrial) -> Self {
-        let reason = "a rollback was under way when the supervisor was restarted".to_owned();
-        let trial = Trial::new(found.handoff, found.previous, found.window);
-        Self { undone: Some(trial), reason, called_off: false }
+    /// A rollback that an earlier supervisor began within the probation. If it is aborted, it was one of the two tries where
+    /// the new server had been turned down; else an operator had wanted it.
+    pub(super) fn resumed(found: &FoundTrial, warm: bool) -> Self {
+        let trial = Trial::found(found);
+        let restarted = || "a rollback was under way when the supervisor was restarted".to_owned();
+        let reason = trial.verdict.clone().unwrap_or_else(restarted);
+        Self { undone: Some(trial), reason, called_off: false, cold: !warm }
     }
 }
 
@@ -172,7 +189,7 @@ impl Supervisor {
                     Way::Back => {
                         let wanted = || "an operator wanted it".to_owned();
                         let reason = trial.verdict.clone().unwrap_or_else(wanted);
-                        Some(Back { undone: Some(trial), reason, called_off: false })
+                        Some(Back { undone: Some(trial), reason, called_off: false, cold: false })
                     }
                     Way::Forward | Way::OneWay => {
                         let handoff = trial.handoff;
@@ -287,27 +304,40 @@ impl Supervisor {
     /// once more, then from disk, where the build before had come up (`warm`), and never for ever.
     pub(super) fn stay(&mut self, t: Try, epoch: Epoch, warm: bool) -> Effects {
         let server = Server { epoch, ..t.server };
-        let Some(Back { undone: Some(mut trial), called_off, .. }) = t.back else {
+        let Some(Back { undone: Some(mut trial), called_off, cold, .. }) = t.back else {
             self.state = State::Idle { server };
             return Vec::new();
         };
-        match (&trial.verdict, trial.tried) {
+        match (&trial.verdict, trial.failed) {
             // an operator wanted it, and can want it again
             (None, _) => self.watch(server, trial.handoff, trial.previous, trial.window, trial.canary),
             (Some(_), _) if called_off => {
                 self.serves_on(server, trial, "an operator called the way back off")
             }
-            (Some(_), false) => {
-                let previous = trial.previous;
-                trial.tried = true;
-                self.state = State::Probation { server, trial };
-                vec![Effect::Arm(Timer::Stall, times::LEASE), Effect::TurnBack(previous)]
+            (Some(_), 0) => {
+                trial.failed = 1;
+                let noted = trial.noted();
+                std::iter::once(noted).chain(self.go_on_back(server, trial)).collect()
             }
-            (Some(_), true) if warm => self.fell(trial, "the way back was aborted twice, and it was ended"),
-            (Some(_), true) => {
-                self.serves_on(server, trial, "the build before was tried twice and did not come up")
+            (Some(_), _) if warm && !cold => {
+                trial.failed += 1;
+                let noted = trial.noted();
+                std::iter::once(noted).chain(self.go_on_back(server, trial)).collect()
+            }
+            (Some(_), _) => {
+                self.serves_on(server, trial, "the build before was tried twice and did not take over")
             }
         }
+    }
+
+    /// It is turned down: the way back is looked for, or it is ended when two have come to nothing.
+    pub(super) fn go_on_back(&mut self, server: Server, trial: Trial) -> Effects {
+        if trial.failed > 1 {
+            return self.fell(trial, "the way back was aborted twice, and it was ended");
+        }
+        let previous = trial.previous;
+        self.state = State::Probation { server, trial };
+        vec![Effect::Arm(Timer::Stall, times::LEASE), Effect::TurnBack(previous)]
     }
 
     /// It has not stood its probation, and yet nobody could take its place.
@@ -325,8 +355,9 @@ impl Supervisor {
     /// It lives and is not fit to serve: the way back is looked for.
     fn voted_down(&mut self, server: Server, mut trial: Trial, verdict: String) -> Effects {
         let mut effects = trial.leave_canary();
-        effects.extend([Effect::Disarm(Timer::Probation), Effect::TurnBack(trial.previous)]);
         trial.verdict = Some(verdict);
+        let back = Effect::TurnBack(trial.previous);
+        effects.extend([Effect::Disarm(Timer::Probation), trial.noted(), back]);
         self.state = State::Probation { server, trial };
         effects
     }
