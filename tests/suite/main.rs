@@ -19,6 +19,7 @@ mod probation;
 mod recovery;
 mod replace;
 mod restarts;
+mod rollback_to;
 mod start;
 mod state;
 mod systemd;

@@ -33,6 +33,8 @@ pub(super) struct Ask {
     pub(super) reply: Reply,
     pub(super) spec: SpawnSpec,
     pub(super) way: Way,
+    /// Which build it goes back to, where an operator named one.
+    pub(super) to: Option<String>,
     since: Instant,
     stage: Stage,
     /// What is started, once it is checked.
@@ -139,6 +141,7 @@ impl World {
             return drop(reply.send(Err(Refusal::Busy(open))));
         }
         let back = matches!(wanted, Wanted::Back { .. });
+        let to = if let Wanted::Back { to, .. } = &wanted { to.clone() } else { None };
         let spec = match self.spec_of(wanted) {
             Ok(spec) => spec,
             Err(error) => return drop(reply.send(Err(Refusal::Error(error)))),
@@ -149,6 +152,9 @@ impl World {
             (false, false) => Way::Forward,
         };
         self.take(spec, way, phases, reply);
+        if let Some(ask) = &mut self.ask {
+            ask.to = to;
+        }
     }
 
     /// From here it is the upgrade that is open.
@@ -164,7 +170,8 @@ impl World {
         self.beats.arm(Beat::Upgrade, spec.deadline);
         let successor = InstanceId(uuid::Uuid::new_v4().as_u128());
         let stage = Stage::Waiting;
-        self.ask = Some(Ask { handoff, successor, phases, reply, spec, way, since, stage, build: None });
+        let (to, build) = (None, None);
+        self.ask = Some(Ask { handoff, successor, phases, reply, spec, way, to, since, stage, build });
     }
 
     fn spec_of(&self, wanted: Wanted) -> Result<SpawnSpec> {
@@ -181,7 +188,7 @@ impl World {
                 spec.probation(probation).one_way(one_way).wait_probation(wait).within(times)
             }
             // which program that is, is found out
-            Wanted::Back { times } => SpawnSpec::new("").within(times),
+            Wanted::Back { times, .. } => SpawnSpec::new("").within(times),
         };
         spec.check()?;
         Ok(spec)

@@ -94,9 +94,9 @@ async fn client(mut stream: UnixStream, handle: &Handle) -> io::Result<()> {
                 Err(why) => Reply::Error { message: format!("canary: {why}") },
             }
         }
-        Ok(Request::Rollback { drain_grace_ms, freeze_budget_ms, deadline_ms }) => {
+        Ok(Request::Rollback { drain_grace_ms, freeze_budget_ms, deadline_ms, to }) => {
             let times = times(drain_grace_ms, freeze_budget_ms, deadline_ms);
-            upgrade(&mut stream, handle, Wanted::Back { times }).await?
+            upgrade(&mut stream, handle, Wanted::Back { times, to }).await?
         }
         Ok(Request::ReplaceSupervisor { binary }) => replace(&stream, handle, binary).await?,
     };

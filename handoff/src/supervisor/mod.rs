@@ -15,6 +15,7 @@
 //! | `builds` | which build a server is started from |
 //! | `leftovers` | what the dead left behind |
 //! | `preflight`, `place` | what is checked before the incumbent hears of an upgrade: the program, and where it will serve |
+//! | `kept_builds` | which of them a rollback by hand goes to |
 //! | `rollback` | the way back to the build before, and who waits for the end of a probation |
 //! | `manager` | what a service manager hears and keeps |
 //! | `progress`, `report`, `status` | what people see |
@@ -33,6 +34,7 @@ mod face;
 mod gather;
 mod guest;
 mod instance;
+mod kept_builds;
 mod kept_canary;
 mod launch;
 mod leftovers;

@@ -75,8 +75,8 @@ pub(super) enum Wanted {
         wait: bool,
         canary: Option<Canary>,
     },
-    /// The build before the one that serves.
-    Back { times: Times },
+    /// The build before the one that serves, or the kept one that is called so.
+    Back { times: Times, to: Option<String> },
 }
 
 /// How an upgrade ended, and the process that serves when it committed.

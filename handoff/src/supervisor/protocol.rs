@@ -49,6 +49,10 @@ pub enum Request {
         freeze_budget_ms: u64,
         /// Time for the whole handoff.
         deadline_ms: u64,
+        /// To this kept build: an epoch, or a build, path or instance. Ask [`Request::Status`] first whether this
+        /// supervisor knows it: an older one would not see this.
+        #[serde(default)]
+        to: Option<String>,
     },
     /// Replace the supervisor itself by another program. The answer comes from whoever supervises then.
     ReplaceSupervisor {

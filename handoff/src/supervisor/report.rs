@@ -127,6 +127,9 @@ pub struct SupervisorReport {
     /// It knows canaries.
     #[serde(default)]
     pub canary: bool,
+    /// It knows rollbacks to a build that is named.
+    #[serde(default)]
+    pub rollback_to: bool,
 }
 
 /// A handoff that has not ended.

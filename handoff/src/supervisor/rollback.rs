@@ -3,17 +3,15 @@
 use super::ask::{Ask, Reply};
 use super::builds::{keep, recall, sync};
 use super::instance::News;
+use super::kept_builds;
 use super::options::SpawnSpec;
 use super::orders::Done;
 use super::place::Place;
 use super::spawn::Build;
 use super::view::View;
 use super::world::World;
-use crate::claim::BuildDigest;
 use crate::ids::{HandoffId, InstanceId};
 use crate::machine::{Ended, Outcome, Way};
-use crate::os::builds::Builds;
-use crate::os::claims::Claims;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +45,7 @@ impl World {
     pub(super) fn check_back(&self, place: Place) {
         let Some(ask) = &self.ask else { return };
         let (handoff, successor, tell) = (ask.handoff, ask.successor, self.tell.clone());
+        let to = ask.to.clone();
         let (builds, claims) = (Arc::clone(&self.site.builds), self.site.claims.clone());
         let previous = self.window.look().previous;
         let known = previous.and_then(|id| self.builds.get(&id)).cloned();
@@ -54,12 +53,13 @@ impl World {
         tokio::task::spawn_blocking(move || {
             let (placed, warnings) = place.judged();
             let found = placed.and_then(|()| match (previous, known) {
+                _ if to.is_some() => kept_builds::named(&builds, &claims, &to.unwrap_or_default()),
                 (Some(_), Some(build)) if build.executable.unchanged().is_some() => {
                     let executable = build.executable.unchanged().ok_or("its program was written to")?;
                     Ok(Build { executable, spec: build.spec.clone() })
                 }
                 (Some(previous), _) => recall(&builds, previous),
-                (None, _) => before(&builds, &claims, serving),
+                (None, _) => kept_builds::before(&builds, &claims, serving),
             });
             let checked = found.and_then(|build| keep(&builds, successor, &build)).map(Arc::new);
             let _ = tell.send(News::Checked(handoff, checked.clone(), warnings));
@@ -96,31 +96,4 @@ impl World {
             let _ = reply.send(Ok(Box::new(done)));
         }
     }
-}
-
-/// The newest build that is kept and is not the one that serves.
-fn before(builds: &Builds, claims: &Claims, serving: Option<InstanceId>) -> Result<Build, String> {
-    let mut epochs = claims.claimed().map_err(|e| e.to_string())?;
-    let mut current = None;
-    let mut gone = None;
-    while let Some(epoch) = epochs.pop() {
-        let Some(claim) = claims.read(epoch).map_err(|e| e.to_string())? else { continue };
-        let Some(current) = current else {
-            current = Some(claim.build_digest);
-            continue;
-        };
-        let other = claim.build_digest != current && claim.build_digest != BuildDigest::UNKNOWN;
-        if !other || Some(claim.instance) == serving {
-            continue;
-        }
-        match recall(builds, claim.instance) {
-            Ok(build) => return Ok(build),
-            Err(why) => gone = gone.or(Some(format!("{} of epoch {epoch}: {why}", claim.executable_text()))),
-        }
-    }
-    Err(match gone {
-        Some(gone) => format!("the build before is not kept any more ({gone}): upgrade to it by --binary"),
-        None => "there is nothing to go back to: no other build has served here, as far as the claims tell"
-            .to_owned(),
-    })
 }

@@ -27,6 +27,7 @@ impl World {
                 version: self.site.version(),
                 name: self.site.name.clone(),
                 canary: true,
+                rollback_to: true,
             }),
             state: state.to_owned(),
             reason,

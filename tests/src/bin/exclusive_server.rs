@@ -4,6 +4,7 @@
 //! What it is called by chooses what is wrong with it once it serves: `exclusive-ill` says that it is not healthy,
 //! `exclusive-votes` votes itself down, `exclusive-stuck` never finishes its own check. A file `<called>.fail-warm` or
 //! `<called>.fail-seal` in `REACHED_DIR` lets that hook fail: once, or always if that is what the file says.
+//! `exclusive-newer` writes state format 2 and reads 1 too.
 
 use handoff::sdk::{
     Connection, Context, Digest, Disk, HookError, HookResult, Incumbent, Launch, Opened, Parked, SealGuard,
@@ -35,7 +36,7 @@ fn fault(hook: &str) -> HookResult<()> {
 }
 
 #[derive(Debug)]
-struct Before(Context<()>);
+struct Before<const FORMAT: u32>(Context<()>);
 
 type Conversations = Arc<Mutex<JoinSet<Option<Parked>>>>;
 
@@ -105,11 +106,16 @@ impl Serving {
     }
 }
 
-impl Successor for Before {
+impl<const FORMAT: u32> Successor for Before<FORMAT> {
     type Config = ();
     type Incumbent = Serving;
-    const SERVICE: Service =
-        Service { connection_reads: &[1], connection_writes: 1, ..Service::new("exclusive-server") };
+    const SERVICE: Service = Service {
+        state_reads: &[1, FORMAT],
+        state_writes: FORMAT,
+        connection_reads: &[1],
+        connection_writes: 1,
+        ..Service::new("exclusive-server")
+    };
 
     async fn warm(context: Context<()>) -> HookResult<Self> {
         fault("warm")?;
@@ -163,7 +169,11 @@ impl Incumbent for Serving {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match serve::<Before>(Launch::new(())).await {
+    let served = match called().ends_with("newer") {
+        false => serve::<Before<1>>(Launch::new(())).await,
+        true => serve::<Before<2>>(Launch::new(())).await,
+    };
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("exclusive-server: {error}");

@@ -120,6 +120,9 @@ pub(crate) struct Rollback {
     /// Run dir of the supervisor
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
+    /// Go to this kept build: an epoch, or a build, path or instance id as `status` and `history` show it
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) to: Option<String>,
     /// Time for the running server to prepare
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,

@@ -98,8 +98,13 @@ A handoff in the other direction: to the newest kept build that is not the one t
 the copy that the supervisor keeps, whatever became of the file. Builds are kept as long as one of the last claims
 names them. While an upgrade is on probation it goes back to the build before that upgrade.
 
+With --to it goes to any build that is kept: named by the epoch of one of its tenures, or by its build, path or instance id
+as `status` and `history` show them, where only one build is called so. What does not fit is refused, and says which
+builds there are (14).
+
 Examples:
   handoffctl rollback --run-dir /run/kv
+  handoffctl rollback --run-dir /run/kv --to 7
 
 Exit codes:
    0  rolled back: the build before serves

@@ -6,7 +6,7 @@ use crate::exit::Exit;
 use crate::output::{self, Progress};
 use handoff::machine::Outcome;
 use handoff::supervisor::protocol::{Reply, Request};
-use handoff::supervisor::report::HandoffReport;
+use handoff::supervisor::report::{HandoffReport, SupervisorReport};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -61,7 +61,7 @@ fn alone(args: &Upgrade) -> (Exit, HandoffReport) {
     }
 }
 
-fn preflight(why: String) -> (Exit, HandoffReport) {
+pub(super) fn preflight(why: String) -> (Exit, HandoffReport) {
     (Exit::Preflight, output::no_report(Outcome::PreflightFailed, why))
 }
 
@@ -69,14 +69,19 @@ fn binary(args: &Upgrade) -> Result<Option<PathBuf>, String> {
     args.binary.as_deref().map(|path| checked("--binary", path)).transpose()
 }
 
+/// Who supervises, and what it knows.
+pub(super) fn supervisor(run_dir: &Path) -> Result<SupervisorReport, NoAnswer> {
+    let mut client = Client::connect(run_dir, AFTERMATH)?;
+    client.send(&Request::Status)?;
+    match client.next()? {
+        Reply::Status { status } => Ok(status.supervisor.unwrap_or_default()),
+        other => Err(NoAnswer::Garbage(format!("not an answer to a status: {other:?}"))),
+    }
+}
+
 /// An older supervisor would not see that a canary is asked for, and upgrade without.
 fn knows_canaries(args: &Upgrade) -> Result<Result<(), String>, NoAnswer> {
-    let mut client = Client::connect(&args.run_dir, AFTERMATH)?;
-    client.send(&Request::Status)?;
-    let supervisor = match client.next()? {
-        Reply::Status { status } => status.supervisor.unwrap_or_default(),
-        other => return Err(NoAnswer::Garbage(format!("not an answer to a status: {other:?}"))),
-    };
+    let supervisor = supervisor(&args.run_dir)?;
     Ok(if supervisor.canary {
         Ok(())
     } else {
