@@ -112,7 +112,7 @@ fn simulated_upgrades() {
         assert_eq!(faults.len(), 10, "every kind of fault struck: {faults:?}");
         // "unknown" is one in half a million: a cold start that uses up the restart budget while a handoff is open
         let usual = ["committed", "aborted", "reclaimed", "preflight failed", "cold started", "rolled back"];
-        assert!(usual.iter().all(|word| ended.contains_key(word)), "every outcome was reported: {ended:?}");
+        assert!(usual.iter().all(|word| ended.contains_key(*word)), "every outcome was reported: {ended:?}");
         assert!(processes > 12 && leaving > 1, "{processes} processes, {leaving} of them leaving at once");
         assert!(!format!("{reached:?}").contains("false"), "every interesting path is walked: {reached:?}");
     }
