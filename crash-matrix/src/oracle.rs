@@ -299,7 +299,12 @@ fn unexpected(seen: &Evidence) -> Option<String> {
         pid if seen.before.server == Some(pid) => "O",
         _ => "N",
     };
-    allowed::rule(&seen.cell).contradicts(said.as_str()?, seen.served_by, struck, seen.struck_was_ended)
+    allowed::rule(&seen.cell).contradicts(
+        said.as_str().expect("an outcome is a word"),
+        seen.served_by,
+        struck,
+        seen.struck_was_ended,
+    )
 }
 
 fn o10(seen: &Evidence) -> Vec<String> {

@@ -197,8 +197,8 @@ fn count(rig: &Rig) -> Counts {
         counts.extend(held(pid).into_iter().map(|(kind, n)| (format!("{who}: {kind}"), n as u64)));
     }
     counts.insert(MEMORY.into(), memory_kb(supervisor));
-    counts
-        .insert(JOURNAL.into(), std::fs::metadata(rig.run_dir.join("journal")).map_or(0, |meta| meta.len()));
+    let journal = std::fs::metadata(rig.run_dir.join("journal")).expect("a supervisor has a journal");
+    counts.insert(JOURNAL.into(), journal.len());
     counts
 }
 
@@ -212,9 +212,11 @@ fn tmp_names(dir: &Path) -> usize {
 }
 
 fn memory_kb(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    // a count that cannot be had is no count of 0: nothing would ever grow
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the supervisor lives");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    let number = line.split_whitespace().next().expect("a number");
+    number.parse().expect("a number")
 }
 
 /// What has come to stay.
