@@ -10,11 +10,20 @@ use crate::os::claims::Claims;
 /// So many are named in a message.
 const NAMED: usize = 8;
 
-/// The claims that are left, newest first. One that cannot be read is of no build that could be gone to.
+/// The claims that are left, newest first. The newest says what serves, so it has to be readable; an older one that is not
+/// is of no build that could be gone to.
 fn tenures(claims: &Claims) -> Result<Vec<(Epoch, Proposal)>, String> {
-    let epochs = claims.claimed().map_err(|e| e.to_string())?;
-    let read = |epoch: Epoch| Some((epoch, claims.read(epoch).ok().flatten()?));
-    Ok(epochs.into_iter().rev().filter_map(read).collect())
+    let mut tenures = Vec::new();
+    for epoch in claims.claimed().map_err(|e| e.to_string())?.into_iter().rev() {
+        match claims.read(epoch) {
+            Ok(Some(claim)) => tenures.push((epoch, claim)),
+            // tidied away meanwhile
+            Ok(None) => {}
+            Err(error) if tenures.is_empty() => return Err(error.to_string()),
+            Err(error) => tracing::warn!(%epoch, %error, "a claim that cannot be read names no build"),
+        }
+    }
+    Ok(tenures)
 }
 
 fn told((epoch, claim): &(Epoch, Proposal)) -> String {
@@ -105,4 +114,35 @@ pub(super) fn before(builds: &Builds, claims: &Claims, serving: Option<InstanceI
         None => "there is nothing to go back to: no other build has served here, as far as the claims tell"
             .to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::ProposalName;
+
+    // a claim that could not be read was passed over: with the newest one, the build that serves was another's
+    #[test]
+    fn who_serves_is_known_or_nobody_is_gone_to() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let claims = Claims::open(root.path()).expect("claims");
+        for n in 1..=3 {
+            let (me, name) = (InstanceId(u128::from(n)), ProposalName::Cold(InstanceId(u128::from(n))));
+            claims.propose(name, &Proposal { instance: me, ..Proposal::default() }).expect("proposed");
+            claims.claim(Epoch(n), name, me).expect("claimed");
+        }
+        let read = || tenures(&claims).map(|all| all.iter().map(|(epoch, _)| epoch.0).collect::<Vec<_>>());
+        assert_eq!(read(), Ok(vec![3, 2, 1]));
+        let names = claims.dir().list().expect("listed");
+        let spoil = |epoch: &str| {
+            let name = names.iter().find(|name| name.starts_with("epoch.") && name.ends_with(epoch));
+            let path = claims.dir().join(name.expect("its claim"));
+            std::fs::remove_file(&path).expect("removed");
+            std::fs::write(path, b"garbage").expect("written");
+        };
+        spoil("2");
+        assert_eq!(read(), Ok(vec![3, 1]));
+        spoil("3");
+        assert!(read().is_err(), "{:?}", read());
+    }
 }
